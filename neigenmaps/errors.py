@@ -1,0 +1,64 @@
+"""What can go wrong, by name.
+
+    NeigenmapsError
+    ├── InputError (ValueError)       a tensor or argument is not what the function needs
+    │   ├── ShapeError                wrong number of dimensions, or sizes that do not match
+    │   ├── NonFiniteError            NaN or infinity where numbers are needed
+    │   └── UnknownNameError          no such backbone, data set, ...: suggests the nearest name
+    ├── DataError (ValueError)        a data set, folder or image file cannot be used
+    ├── CheckpointError (ValueError)  a checkpoint or model folder is corrupt or does not fit
+    └── NotFittedError (RuntimeError) the object has not learned what was asked of it
+
+    IdentifiabilityWarning            the objective cannot tell all k functions apart; says what to do
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NeigenmapsError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class InputError(NeigenmapsError, ValueError):
+    """An argument is not what the function needs."""
+
+
+class ShapeError(InputError):
+    """A tensor has the wrong number of dimensions, or sizes that do not match."""
+
+
+class NonFiniteError(InputError):
+    """NaN or infinity where numbers are needed."""
+
+
+class UnknownNameError(InputError):
+    """A name that is not in a list of known names.
+
+    >>> str(UnknownNameError("backbone", "resnet81", ["resnet18", "resnet50"]))
+    "unknown backbone 'resnet81': did you mean 'resnet18'?"
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
+        super().__init__(f"unknown {kind} {name!r}: {hint}")
+
+
+class DataError(NeigenmapsError, ValueError):
+    """A data set, folder or image file cannot be used."""
+
+
+class CheckpointError(NeigenmapsError, ValueError):
+    """A checkpoint or model folder is corrupt or does not fit."""
+
+
+class NotFittedError(NeigenmapsError, RuntimeError):
+    """The object has not learned what was asked of it."""
+
+
+class IdentifiabilityWarning(UserWarning):
+    """The objective cannot tell all k functions apart."""

@@ -1,0 +1,1 @@
+"""Numbers about representations: k nearest neighbours, retrieval by code length, rank."""

@@ -1,0 +1,1 @@
+"""Torch modules: objectives with hyper-parameters, encoders, projector, the model that encodes."""
