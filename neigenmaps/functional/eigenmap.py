@@ -4,14 +4,14 @@ Two views x, x+ of one image are a draw from the joint law p(x, x+). The augment
 
     k(x, x') = p(x, x') / (p(x) p(x'))        (T f)(x) = E[f(x+) | x]
 
-has eigenfunctions phi_1, phi_2, ... with eigenvalues mu_1 >= mu_2 >= ... in [0, 1]; the constant, with eigenvalue 1, is removed by
-centring. Everything below is built from two k x k moments of the network's outputs f = (f_1, ..., f_k):
+has eigenfunctions phi_1, phi_2, ... with eigenvalues mu_1 >= mu_2 >= ... in [0, 1]; the constant, with eigenvalue 1,
+is removed by centring. Everything below is built from two k x k moments of the network's outputs f = (f_1, ..., f_k):
 
     G = E[f(x) f(x)^T]        R = E[f(x) f(x+)^T]
 
-R alone asks views to agree; G keeps the outputs apart. *Order* comes from a triangle: function j is pushed away from the functions
-i < j, which do not feel it (stop-gradient). All losses take two (B, k) batches of paired outputs, are averaged over the batch, and
-return one `EigenmapResult`. Products run in float32 (float64 stays) also under autocast.
+R alone asks views to agree; G keeps the outputs apart. *Order* comes from a triangle: function j is pushed away from
+the functions i < j, which do not feel it (stop-gradient). All losses take two (B, k) batches of paired outputs, are
+averaged over the batch, and return one `EigenmapResult`. Products run in float32 (float64 stays) also under autocast.
 """
 
 import functools
@@ -35,8 +35,9 @@ PAPER_ALPHA_TIMES_WIDTH = 20.48  # 0.01, 0.005, 0.0025 at widths 2048, 4096, 819
 class EigenmapResult(NamedTuple):
     """What every objective returns.
 
-    loss: scalar to minimise. alignment: sum_j R_jj as the loss sees it. orthogonality: the penalty, without its factor alpha.
-    eigenvalues: (k,), detached Rayleigh quotients R_jj / G_jj of the centred outputs, in the order of the outputs.
+    loss: scalar to minimise. alignment: sum_j R_jj as the loss sees it. orthogonality: the penalty, without its
+    factor alpha. eigenvalues: (k,), detached Rayleigh quotients R_jj / G_jj of the centred outputs, in the order of
+    the outputs.
     """
 
     loss: Tensor
@@ -46,7 +47,7 @@ class EigenmapResult(NamedTuple):
 
 
 def _in_full_precision(objective: Callable[P, T]) -> Callable[P, T]:
-    """Moments of a half-precision batch need float32 sums: their noise would exceed the eigenvalues at the end of the spectrum."""
+    """Sums in half precision would add noise above the smallest eigenvalues, so moments leave autocast."""
 
     @functools.wraps(objective)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -63,16 +64,18 @@ def nested_low_rank_loss(
 ) -> EigenmapResult:
     r"""NestedLoRA: the best low-rank approximation of the kernel at every length at once. The recommended default.
 
-    The first l outputs minimise ||k - sum_{j<=l} f_j f_j||^2, i.e. -2 sum_j R_jj + sum_{ij} G_ij^2 over the leading l x l blocks:
+    The first l outputs minimise ||k - sum_{j<=l} f_j f_j||^2: -2 sum_j R_jj + sum_{ij} G_ij^2 over the leading l x l
+    blocks:
 
-        sequential   -2 sum_j R_jj + sum_j G_jj^2 + 2 sum_{i<j} E[sg(f_i) f_j]^2      (each length minimised by its own output)
+        sequential   -2 sum_j R_jj + sum_j G_jj^2 + 2 sum_{i<j} E[sg(f_i) f_j]^2    (each output fits its own length)
         joint        -2 sum_j v_j R_jj + sum_{ij} min(v_i, v_j) G_ij^2, v_j = (k-j+1)/k (mean over the lengths 1..k)
 
-    Minimiser: f_j = sqrt(mu_j) phi_j, so that G_jj is the eigenvalue. There is no weight to choose. E[.]^2 is estimated without bias
-    from pairs of *different* images. sg detaches f_i in both factors of the square: half of the deflation
-    is lost otherwise, which no downstream accuracy reveals.
+    Minimiser: f_j = sqrt(mu_j) phi_j, so that G_jj is the eigenvalue. There is no weight to choose. E[.]^2 is
+    estimated without bias from pairs of *different* images. sg detaches f_i in both factors of the square: half of
+    the deflation is lost otherwise, which no downstream accuracy reveals.
 
-    Shapes: z1, z2 (B, k), B >= 2, row b of both from one image. Source: Ryu et al., arXiv 2402.03655, for view pairs and centred.
+    Shapes: z1, z2 (B, k), B >= 2, row b of both from one image. Source: Ryu et al., arXiv 2402.03655, for view pairs
+    and centred.
     """
     z1, z2 = _prepare(z1, z2, center)
     width = z1.shape[1]
@@ -90,7 +93,7 @@ def nested_low_rank_loss(
 
 @_in_full_precision
 def spectral_contrastive_loss(z1: Tensor, z2: Tensor, *, center: bool = True) -> EigenmapResult:
-    """Unordered low-rank approximation of the kernel: -2 sum_j R_jj + sum_{ij} G_ij^2, the squares from pairs of different images.
+    """Unordered low-rank approximation of the kernel: -2 sum_j R_jj + sum_{ij} G_ij^2, squares over different images.
 
     Spans the leading eigenfunctions, in no order and any rotation: finish with `rayleigh_ritz`.
     Shapes as in `nested_low_rank_loss`. Source: HaoChen et al., arXiv 2106.04156 (there uncentred: `center=False`).
@@ -118,18 +121,20 @@ def neural_eigenmap_loss(
     r"""The Neural Eigenmaps objective, with outputs scaled to E[f_j^2] = 1 over both views of the batch:
 
         constant    -sum_j R_jj + alpha sum_{i<j} E[sg(f_i) f_j+]^2
-        adaptive    -sum_j R_jj + alpha sum_{i<j} E[sg(f_i) f_j+]^2 / R_ii      (exact deflation at alpha = 1, as in NeuralEF)
+        adaptive    -sum_j R_jj + alpha sum_{i<j} E[sg(f_i) f_j+]^2 / R_ii    (exact at alpha = 1, as in NeuralEF)
 
-    Both halves of the loss treat the views alike. `alpha` is in unit-variance form: the published code's value times its hidden
-    t = 10 (`paper_alpha`). Constant weighting finds new functions only for alpha > `separating_alpha(mu)`; below it, outputs repeat
-    earlier ones. `stop_gradient=False` couples all pairs and so learns a span without order.
+    Both halves of the loss treat the views alike. `alpha` is in unit-variance form: the published code's value times
+    its hidden t = 10 (`paper_alpha`). Constant weighting finds new functions only for alpha > `separating_alpha(mu)`;
+    below it, outputs repeat earlier ones. `stop_gradient=False` couples all pairs and so learns a span without order.
 
-    cross_half: the square as a product of two independent half batches, unbiased; else it is too large by about 1/B per pair.
-    floor: smallest R_ii that adaptive weighting divides by. R_ij / R_ii estimates G_ij with noise 1/(sqrt(B) R_ii), and k such terms
-    push on function j, so that the noise outweighs the signal below R_ii = sqrt(k/B), which is the default. It vanishes as B grows.
-    `nested_low_rank_loss` needs none of this, because it estimates G_ij directly.
+    cross_half: the square as a product of two independent half batches, unbiased; else it is too large by about 1/B
+    per pair. floor: smallest R_ii that adaptive weighting divides by. R_ij / R_ii estimates G_ij with noise
+    1/(sqrt(B) R_ii), and k such terms push on function j, so that the noise outweighs the signal below R_ii =
+    sqrt(k/B), which is the default. It vanishes as B grows. `nested_low_rank_loss` needs none of this, because it
+    estimates G_ij directly.
 
-    Shapes: z1, z2 (B, k), B >= 2 (4 with cross_half). Source: Deng et al., arXiv 2210.12637, eq. 12-15; 2205.00165 for `adaptive`.
+    Shapes: z1, z2 (B, k), B >= 2 (4 with cross_half). Source: Deng et al., arXiv 2210.12637, eq. 12-15; 2205.00165
+    for `adaptive`.
     """
     if not alpha >= 0:
         raise InputError(f"alpha must be at least 0, got {alpha}")
@@ -168,9 +173,10 @@ def paper_alpha(width: int) -> float:
 def paper_neural_eigenmap_loss(
     z1: Tensor, z2: Tensor, *, alpha: float | None = None, stop_gradient: bool = True
 ) -> EigenmapResult:
-    """The published code's loss to the digit: `neural_eigenmap_loss` with its alpha, uncentred and biased, times 2 t / k.
+    """The published code's loss to the digit: `neural_eigenmap_loss` with its alpha, uncentred, biased, times 2 t / k.
 
-    alpha: as its command line takes it, default 20.48 / k. Such an alpha rarely separates eigenfunctions (`separating_alpha`).
+    alpha: as its command line takes it, default 20.48 / k. Such an alpha rarely separates eigenfunctions
+    (`separating_alpha`).
     """
     width = z1.shape[1]
     unit_alpha = paper_alpha(width) if alpha is None else PAPER_TEMPERATURE * alpha
@@ -181,8 +187,9 @@ def paper_neural_eigenmap_loss(
 def separating_alpha(eigenvalues: Tensor) -> Tensor:
     """Smallest constant alpha at which every one of these functions is learned once: max_{i<j} (mu_i - mu_j) / mu_i^2.
 
-    A new direction j pays more than a second copy of i only for alpha above this (best response with all i < j exact). Include the
-    constant's eigenvalue 1 for an uncentred objective. Shapes: (k,) positive, in any order -> scalar.
+    A new direction j pays more than a second copy of i only for alpha above this (best response with all i < j
+    exact). Include the constant's eigenvalue 1 for an uncentred objective. Shapes: (k,) positive, in any order ->
+    scalar.
     """
     mu_K = eigenvalues.sort(descending=True).values
     gains_KK = (mu_K[:, None] - mu_K[None, :]) / mu_K[:, None].square()
@@ -191,7 +198,7 @@ def separating_alpha(eigenvalues: Tensor) -> Tensor:
 
 @_in_full_precision
 def rayleigh_quotients(z1: Tensor, z2: Tensor) -> Tensor:
-    """Eigenvalue estimates R_jj / G_jj of centred outputs, (B, k) twice -> (k,), detached; 0 for an output that is constant."""
+    """Eigenvalue estimates R_jj / G_jj of centred outputs, (B, k) twice -> (k,), detached; 0 for a constant output."""
     with torch.no_grad():
         z1, z2 = _prepare(z1, z2, center=True)
         power_K = (z1.square().mean(0) + z2.square().mean(0)) / 2
@@ -201,8 +208,9 @@ def rayleigh_quotients(z1: Tensor, z2: Tensor) -> Tensor:
 def _sequential_penalty(z1: Tensor, z2: Tensor) -> Tensor:
     """Unbiased sum_j E[f_j^2]^2 + 2 sum_{i<j} E[sg(f_i) f_j]^2, as a mean over pairs b != c of different images.
 
-    Over all b, c the mean of (f_i f_j)(x_b) (f_i f_j)(x_c+) is a product of two Gram matrices. Its diagonal b = c, which would make
-    every squared norm too large by about 2/B, is p_i p_j with p = f(x) f(x+), and a running sum over i < j takes it off.
+    Over all b, c the mean of (f_i f_j)(x_b) (f_i f_j)(x_c+) is a product of two Gram matrices. Its diagonal b = c,
+    which would make every squared norm too large by about 2/B, is p_i p_j with p = f(x) f(x+), and a running sum over
+    i < j takes it off.
     """
     batch = z1.shape[0]
     stopped1, stopped2 = z1.detach(), z2.detach()
@@ -217,7 +225,7 @@ def _sequential_penalty(z1: Tensor, z2: Tensor) -> Tensor:
 
 
 def _joint_penalty(z1: Tensor, z2: Tensor, level_K: Tensor) -> Tensor:
-    """Unbiased sum_ij min(v_i, v_j) E[f_i f_j]^2; p^T min(v, v) p at b = c is the mean over lengths l of (p_1 + ... + p_l)^2."""
+    """Unbiased sum_ij min(v_i, v_j) E[f_i f_j]^2; at b = c it is the mean over lengths l of (p_1 + ... + p_l)^2."""
     batch, width = z1.shape
     all_pairs = (torch.minimum(level_K[:, None], level_K[None, :]) * (z1.T @ z1) * (z2.T @ z2)).sum()
     same_image = (z1 * z2).cumsum(1).square().sum() / width
@@ -242,7 +250,8 @@ def _centered(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor]:
 def _prepare(z1: Tensor, z2: Tensor, center: bool) -> tuple[Tensor, Tensor]:
     if z1.ndim != 2 or z1.shape != z2.shape:
         raise ShapeError(
-            f"expected two batches of shape (B, k), row b of both from one image, got {tuple(z1.shape)} and {tuple(z2.shape)}"
+            "expected two batches of shape (B, k), row b of both from one image, "
+            f"got {tuple(z1.shape)} and {tuple(z2.shape)}"
         )
     if z1.shape[0] < 2 or z1.shape[1] < 1:
         raise ShapeError(f"expected at least 2 rows and 1 output, got {tuple(z1.shape)}: raise the batch size")

@@ -1,7 +1,7 @@
 """Rayleigh-Ritz: the best ordered eigenfunctions and eigenvalues that a span of functions holds.
 
-Any features f (ours, or a rival's) span functions w^T f. Among them the kernel's eigenfunctions are the stationary points of
-E[w^T f(x) f(x+)^T w] / E[(w^T f)^2], i.e. of the pencil
+Any features f (ours, or a rival's) span functions w^T f. Among them the kernel's eigenfunctions are the stationary
+points of E[w^T f(x) f(x+)^T w] / E[(w^T f)^2], i.e. of the pencil
 
     R w = lambda G w        G = E[f f^T], R = E[f f+^T], both centred and symmetrised over the views
 
@@ -20,7 +20,7 @@ from neigenmaps.functional.linalg import column_signs, sorted_eigh
 class PairMoments(NamedTuple):
     """Sums over pairs of views, in float64, that add up over batches, passes and processes."""
 
-    count: Tensor  # ()
+    pairs: Tensor  # (), how many
     sum_K: Tensor  # sum of (f + f+) / 2
     second_KK: Tensor  # sum of (f f^T + f+ f+^T) / 2
     cross_KK: Tensor  # sum of (f f+^T + f+ f^T) / 2
@@ -62,12 +62,12 @@ def pair_moments(f: Tensor, f_positive: Tensor) -> PairMoments:
     )
 
 
-def rayleigh_ritz(f: Tensor, f_positive: Tensor, *, drop_constant: bool = True, ridge: float = 1e-8) -> RitzResult:
+def rayleigh_ritz(f: Tensor, f_positive: Tensor, *, drop_constant: bool = True, ridge: float = 0.0) -> RitzResult:
     """Ordered eigenfunctions and eigenvalues out of the span of any features, from positive pairs.
 
     Signs: the largest value of each eigenfunction among the given rows is positive, whatever the basis of the span.
-    Shapes: f, f_positive (N, K), row n of both from one image; N > K, or the eigenvalues are those of noise. With K columns and N
-    rows they come out too large by about (1 - lambda^2) K / N: fit on many more rows than columns.
+    Shapes: f, f_positive (N, K), row n of both from one image; N > K, or the eigenvalues are those of noise. With K
+    columns and N rows they come out too large by about (1 - lambda^2) K / N: fit on many more rows than columns.
     Arguments and errors as in `ritz_from_moments`. NonFiniteError for NaN or infinity.
     """
     for name, value in (("f", f), ("f_positive", f_positive)):
@@ -80,35 +80,41 @@ def rayleigh_ritz(f: Tensor, f_positive: Tensor, *, drop_constant: bool = True, 
 
 
 def ritz_from_moments(
-    moments: PairMoments, *, sign_rows: Tensor, drop_constant: bool = True, ridge: float = 1e-8
+    moments: PairMoments,
+    *,
+    sign_rows: Tensor,
+    drop_constant: bool = True,
+    ridge: float = 0.0,
+    rank_tolerance: float = 1e-10,
 ) -> RitzResult:
     """`rayleigh_ritz` from moments that were summed over many batches.
 
     sign_rows: (M, K) features at which signs are fixed (the largest value of each eigenfunction is positive).
     drop_constant: centre, which takes out the constant function and its eigenvalue 1.
-    ridge: share of the largest eigenvalue of the column-normalised G below which a direction counts as absent, and which is added
-        to the others; guards columns that are nearly copies of each other.
+    ridge: added to the column-normalised G (mean eigenvalue 1): damps directions known from few rows, at the price of
+        exact invariance to the basis.
+    rank_tolerance: share of the largest eigenvalue of the column-normalised G below which a direction is absent.
     Errors: InputError when no direction of the span varies, or fewer than 2 pairs were seen.
     """
-    if moments.count < 2:
-        raise InputError(f"expected at least 2 pairs, got {int(moments.count)}")
-    if not 0 < ridge < 1:
-        raise InputError(f"ridge must lie between 0 and 1, got {ridge}")
-    mean_K = moments.sum_K / moments.count
+    if moments.pairs < 2:
+        raise InputError(f"expected at least 2 pairs, got {int(moments.pairs)}")
+    if not 0 <= ridge < 1:
+        raise InputError(f"ridge must be at least 0 and below 1, got {ridge}")
+    mean_K = moments.sum_K / moments.pairs
     if not drop_constant:
         mean_K = torch.zeros_like(mean_K)
     outer_KK = mean_K[:, None] * mean_K[None, :]
-    second_KK = moments.second_KK / moments.count - outer_KK
-    cross_KK = moments.cross_KK / moments.count - outer_KK
+    second_KK = moments.second_KK / moments.pairs - outer_KK
+    cross_KK = moments.cross_KK / moments.pairs - outer_KK
     scale_K = second_KK.diagonal().clamp_min(0).sqrt()
-    largest = moments.second_KK.diagonal().max() / moments.count
+    largest = moments.second_KK.diagonal().max() / moments.pairs
     inverse_scale_K = torch.where(scale_K.square() > 1e-14 * largest, 1 / scale_K, 0.0)
     normalise_KK = inverse_scale_K[:, None] * inverse_scale_K[None, :]
     power_K, basis_KK = sorted_eigh(second_KK * normalise_KK)
-    rank = int((power_K > ridge * power_K[0]).sum()) if power_K[0] > 0 else 0
+    rank = int((power_K > rank_tolerance * power_K[0]).sum()) if power_K[0] > 0 else 0
     if rank == 0:
         raise InputError("the features do not vary over the given rows: nothing to order; has the encoder collapsed?")
-    whiten_KR = basis_KK[:, :rank] / (power_K[:rank] + ridge * power_K[0]).sqrt()
+    whiten_KR = basis_KK[:, :rank] / (power_K[:rank] + ridge).sqrt()
     eigenvalues, rotation_RR = sorted_eigh(whiten_KR.T @ (cross_KK * normalise_KK) @ whiten_KR)
     rotation_KR = inverse_scale_K[:, None] * (whiten_KR @ rotation_RR)
     signs = column_signs((sign_rows.to(rotation_KR) - mean_K) @ rotation_KR)
