@@ -7,7 +7,10 @@ N rows, B batch, V views, K code width, F feature width, C H W image, P anchors,
 from typing import Literal
 
 Scaling = Literal["unit", "sqrt_eigenvalue"]
-"""How codes are scaled: every function with variance 1, or variance equal to its eigenvalue."""
+"""How codes are scaled: every function with variance 1, or with its eigenvalue as variance (inner products = kernel)."""
 
-Space = Literal["eigenmap", "backbone"]
-"""What `encode` returns: ordered eigenfunctions, or the features before the projector."""
+Space = Literal["eigenmap", "projector", "backbone"]
+"""What `encode` returns: ordered eigenfunctions, the projector's raw outputs, or the features before the projector."""
+
+Stem = Literal["default", "cifar"]
+"""First layers of a ResNet: as published, or one 3x3 convolution of stride 1 without pooling, for small images."""

@@ -1,0 +1,93 @@
+"""Backbones by name: every timm model, and a small network for 8x8 digits; the projector on top of them."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from neigenmaps.errors import InputError, UnknownNameError
+from neigenmaps.types import Stem
+
+
+class DigitsCNN(nn.Module):
+    """Four 3x3 convolutions for images of 8x8 to 16x16 pixels: (B, C, H, W) -> (B, 512).
+
+    The last 2x2 grid is kept, not averaged: where a stroke lies is what tells digits apart.
+    """
+
+    num_features = 512
+
+    def __init__(self, in_chans: int = 1) -> None:
+        super().__init__()
+        widths = (in_chans, 32, 64, 128, 128)
+        blocks: list[nn.Module] = []
+        for number, (before, after) in enumerate(pairwise(widths)):
+            blocks += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
+            if number == 1:
+                blocks.append(nn.MaxPool2d(2))
+        self.blocks = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(2), nn.Flatten())
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        return self.blocks(images_BCHW)
+
+
+def build_backbone(
+    name: str, *, stem: Stem = "default", in_chans: int = 3, options: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """A network (B, C, H, W) -> (B, F) with attribute `num_features` = F, and random weights.
+
+    name: `digits_cnn`, or any of `timm.list_models()`. stem: "cifar" for timm's ResNets on images of 32 to 64 pixels.
+    options: further arguments of `timm.create_model`, such as {"img_size": 32, "patch_size": 4} for a vision
+    transformer. Errors: UnknownNameError for a name nobody knows; InputError for a stem or option that the network
+    does not have.
+    """
+    if name == "digits_cnn":
+        if stem != "default" or options:
+            raise InputError("digits_cnn has one form: expected stem 'default' and no backbone_options")
+        return DigitsCNN(in_chans)
+    if not timm.is_model(name):
+        raise UnknownNameError("backbone", name, ["digits_cnn", *timm.list_models()])
+    try:
+        backbone = timm.create_model(name, pretrained=False, num_classes=0, in_chans=in_chans, **dict(options or {}))
+    except TypeError as error:
+        raise InputError(f"backbone {name!r} does not take the options {dict(options or {})}: {error}") from error
+    if stem == "cifar":
+        _shrink_stem(backbone, name)
+    return backbone
+
+
+def _shrink_stem(backbone: nn.Module, name: str) -> None:
+    conv = getattr(backbone, "conv1", None)
+    if not isinstance(conv, nn.Conv2d) or not hasattr(backbone, "maxpool"):
+        raise InputError(
+            f"stem 'cifar' replaces the first convolution and pooling of a ResNet, which {name!r} does not have: "
+            "use stem 'default' (for transformers set backbone_options to a smaller img_size and patch_size)"
+        )
+    backbone.conv1 = nn.Conv2d(conv.in_channels, conv.out_channels, 3, stride=1, padding=1, bias=False)
+    nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
+    backbone.maxpool = nn.Identity()
+
+
+def feature_width(backbone: nn.Module, in_chans: int, image_size: int) -> int:
+    """F, measured: some timm heads give another width than `num_features` says."""
+    was_training = backbone.training
+    backbone.eval()
+    with torch.no_grad():
+        features = backbone(torch.zeros(1, in_chans, image_size, image_size))
+    backbone.train(was_training)
+    if features.ndim != 2:
+        raise InputError(f"expected a backbone that returns (B, F), got shape {tuple(features.shape)}")
+    return int(features.shape[1])
+
+
+def build_projector(in_features: int, hidden: int, width: int) -> nn.Sequential:
+    """Linear-BN-ReLU-Linear, (B, F) -> (B, K). The last layer has no norm: the objective sets the scale of each output."""
+    return nn.Sequential(
+        nn.Linear(in_features, hidden, bias=False),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, width),
+    )

@@ -1,0 +1,228 @@
+"""The model people keep: images in, ordered eigenfunctions out, cut to any length."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from neigenmaps.errors import CheckpointError, InputError, NonFiniteError, NotFittedError, ShapeError
+from neigenmaps.functional.rayleigh_ritz import RitzResult
+from neigenmaps.nn.encoders import build_backbone, build_projector, feature_width
+from neigenmaps.types import Scaling, Space, Stem
+
+
+class Outputs(NamedTuple):
+    """features: (B, F) before the projector. codes: (B, K) the projector's raw outputs, as the objective sees them."""
+
+    features: Tensor
+    codes: Tensor
+
+
+class NeuralEigenmapModel(nn.Module):
+    """Backbone, projector, and the rotation that puts the learned functions in exact order.
+
+    `forward` is what training calls. `encode` is what everybody else calls: it applies the rotation found by
+    Rayleigh-Ritz,
+
+        phi(x) = (f(x) - mean) @ rotation        falling eigenvalues, so that `dims=m` is the best code of m numbers
+
+    in_chans, image_size: of the images it will see (image_size only sizes a trial run). width: K, how many functions.
+    hidden: width of the projector's hidden layer. pixel_mean, pixel_std: per channel, on [0, 1]; one number serves
+    all channels.
+    """
+
+    ritz_rotation: Tensor
+    ritz_mean: Tensor
+    eigenvalues: Tensor
+    ritz_rank: Tensor
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        backbone: str = "digits_cnn",
+        *,
+        stem: Stem = "default",
+        in_chans: int = 1,
+        image_size: int = 8,
+        width: int = 128,
+        hidden: int = 512,
+        pixel_mean: Sequence[float] = (0.5,),
+        pixel_std: Sequence[float] = (0.5,),
+        backbone_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if width < 1 or hidden < 1:
+            raise InputError(f"expected a width and a hidden width of at least 1, got {width} and {hidden}")
+        self.config: dict[str, Any] = {
+            "backbone": backbone,
+            "stem": stem,
+            "in_chans": in_chans,
+            "image_size": image_size,
+            "width": width,
+            "hidden": hidden,
+            "pixel_mean": list(pixel_mean),
+            "pixel_std": list(pixel_std),
+            "backbone_options": dict(backbone_options or {}),
+        }
+        self.backbone = build_backbone(backbone, stem=stem, in_chans=in_chans, options=backbone_options)
+        self.num_features = feature_width(self.backbone, in_chans, image_size)
+        self.projector = build_projector(self.num_features, hidden, width)
+        self.register_buffer("pixel_mean", _per_channel("pixel_mean", pixel_mean, in_chans))
+        self.register_buffer("pixel_std", _per_channel("pixel_std", pixel_std, in_chans))
+        self.register_buffer("ritz_rotation", torch.zeros(width, width))
+        self.register_buffer("ritz_mean", torch.zeros(width))
+        self.register_buffer("eigenvalues", torch.zeros(width))
+        self.register_buffer("ritz_rank", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, images_BCHW: Tensor) -> Outputs:
+        """Images as float in [0, 1], or uint8; several views of a batch belong into one call, to share BatchNorm statistics."""
+        features = self.backbone(self._normalised(images_BCHW))
+        return Outputs(features, self.projector(features))
+
+    def set_ritz(self, ritz: RitzResult) -> None:
+        """Store the rotation that orders the outputs; directions beyond its rank become zero."""
+        width, rank = self.ritz_rotation.shape[0], ritz.rank
+        if ritz.rotation.shape != (width, rank):
+            raise ShapeError(f"expected a rotation of shape ({width}, {rank}), got {tuple(ritz.rotation.shape)}")
+        self.ritz_rotation.zero_()[:, :rank] = ritz.rotation
+        self.eigenvalues.zero_()[:rank] = ritz.eigenvalues
+        self.ritz_mean.copy_(ritz.mean)
+        self.ritz_rank.fill_(rank)
+
+    def encode(
+        self,
+        images: Tensor | np.ndarray,
+        dims: int | None = None,
+        space: Space = "eigenmap",
+        *,
+        scaling: Scaling = "sqrt_eigenvalue",
+        batch_size: int = 512,
+    ) -> Tensor:
+        """Codes of images, without augmentation, in evaluation mode: (N, C, H, W) -> (N, dims) on the model's device.
+
+        images: uint8, or float in [0, 1]; tensor or array. dims: the first so many numbers; all of them when None.
+        space: "eigenmap" the ordered eigenfunctions, "projector" the raw outputs, "backbone" the features before the
+        projector. scaling: of eigenmap codes: "sqrt_eigenvalue" makes inner products the kernel truncated at `dims`,
+        "unit" gives every
+            function variance 1.
+        Errors: NotFittedError before Rayleigh-Ritz has run; ShapeError, NonFiniteError, InputError for what is not
+        images.
+        """
+        images = self._checked(torch.as_tensor(images))
+        available = self._available(space)
+        dims = available if dims is None else dims
+        if not 1 <= dims <= available:
+            raise InputError(f"expected dims between 1 and {available} for space {space!r}, got {dims}")
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                chunks = [self._encode_batch(chunk, space, scaling)[:, :dims] for chunk in images.split(batch_size)]
+        finally:
+            self.train(was_training)
+        return torch.cat(chunks)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `model.safetensors` and `config.json` into a folder, each whole or not at all."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            weights, config = Path(scratch) / "model.safetensors", Path(scratch) / "config.json"
+            save_file({name: value.contiguous() for name, value in self.state_dict().items()}, weights)
+            config.write_text(json.dumps({"neigenmaps": self.config}, indent=2) + "\n")
+            os.replace(weights, folder / weights.name)
+            os.replace(config, folder / config.name)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """The model of a folder written by `save_pretrained`; runs no pickled code. CheckpointError when it does not fit."""
+        folder = Path(folder)
+        try:
+            config = json.loads((folder / "config.json").read_text())["neigenmaps"]
+            state = load_file(folder / "model.safetensors")
+        except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, SafetensorError) as error:
+            raise CheckpointError(
+                f"expected a folder with config.json and model.safetensors written by save_pretrained in {folder}: {error}"
+            ) from error
+        model = cls(**config)
+        model.load_weights(state)
+        return model
+
+    def load_weights(self, state: Mapping[str, Tensor]) -> None:
+        """Load a state dict; CheckpointError lists missing, unexpected and misshapen entries."""
+        own = self.state_dict()
+        wrong = [f"missing {name}" for name in own.keys() - state.keys()]
+        wrong += [f"unexpected {name}" for name in state.keys() - own.keys()]
+        wrong += [
+            f"{name} has shape {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
+            for name in own.keys() & state.keys()
+            if own[name].shape != state[name].shape
+        ]
+        if wrong:
+            shown = "; ".join(sorted(wrong)[:8])
+            raise CheckpointError(f"these weights belong to another model ({len(wrong)} entries differ): {shown}")
+        self.load_state_dict(dict(state))
+
+    def _encode_batch(self, images_BCHW: Tensor, space: Space, scaling: Scaling) -> Tensor:
+        outputs = self(images_BCHW.to(self.pixel_mean.device))
+        if space == "backbone":
+            return outputs.features.float()
+        if space == "projector":
+            return outputs.codes.float()
+        codes = (outputs.codes.float() - self.ritz_mean) @ self.ritz_rotation
+        if scaling == "unit":
+            return codes
+        if scaling == "sqrt_eigenvalue":
+            return codes * self.eigenvalues.clamp_min(0).sqrt()
+        raise InputError(f"scaling must be 'unit' or 'sqrt_eigenvalue', got {scaling!r}")
+
+    def _available(self, space: Space) -> int:
+        if space == "backbone":
+            return self.num_features
+        if space == "projector":
+            return int(self.config["width"])
+        if space != "eigenmap":
+            raise InputError(f"space must be 'eigenmap', 'projector' or 'backbone', got {space!r}")
+        if self.ritz_rank == 0:
+            raise NotFittedError(
+                "this model's functions have not been put in order yet: train it to the end, or call "
+                "neigenmaps.training.fit_ritz; space='projector' gives the raw outputs"
+            )
+        return int(self.ritz_rank)
+
+    def _checked(self, images: Tensor) -> Tensor:
+        channels = int(self.config["in_chans"])
+        if images.ndim != 4 or images.shape[1] != channels or images.shape[0] == 0:
+            raise ShapeError(f"expected images of shape (N, {channels}, H, W) with N > 0, got {tuple(images.shape)}")
+        if images.dtype == torch.uint8:
+            return images
+        if not images.is_floating_point():
+            raise InputError(f"expected images as uint8, or float in [0, 1], got {images.dtype}")
+        if not torch.isfinite(images).all():
+            raise NonFiniteError("expected finite images, got NaN or infinity")
+        if images.min() < -1e-3 or images.max() > 1 + 1e-3:
+            raise InputError(
+                f"expected float images in [0, 1], got values from {images.min():.3g} to {images.max():.3g}: "
+                "divide by 255, or pass uint8"
+            )
+        return images
+
+    def _normalised(self, images_BCHW: Tensor) -> Tensor:
+        if images_BCHW.dtype == torch.uint8:
+            images_BCHW = images_BCHW.float() / 255
+        return (images_BCHW - self.pixel_mean) / self.pixel_std
+
+
+def _per_channel(name: str, values: Sequence[float], channels: int) -> Tensor:
+    if len(values) not in (1, channels):
+        raise InputError(f"{name}: expected 1 or {channels} numbers, got {len(values)}")
+    return torch.tensor(values, dtype=torch.float32).expand(channels).clone()[:, None, None]
