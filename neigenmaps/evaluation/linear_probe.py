@@ -1,0 +1,136 @@
+"""Linear probe: how well a linear classifier on frozen features does.
+
+Multinomial logistic regression on standardised features, mean cross-entropy + l2 / 2 * ||W||^2, full batch L-BFGS in
+float64. The ridge l2 is chosen on a held-out part of the bank, never on the queries; then the whole bank is fitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from neigenmaps.errors import InputError
+from neigenmaps.functional.ranking import check_labelled_codes, check_same_width
+
+L2_GRID = (1e-4, 1e-3, 1e-2, 1e-1)
+
+
+class LinearProbe(NamedTuple):
+    """A fitted classifier: the class of x is the largest entry of ((x - mean) / scale) @ weight + bias."""
+
+    mean_F: Tensor
+    scale_F: Tensor
+    weight_FC: Tensor
+    bias_C: Tensor
+    classes_C: Tensor
+
+    def predict(self, features_NF: Tensor) -> Tensor:
+        """Labels, shape (N,)."""
+        standardised_NF = (features_NF.double() - self.mean_F) / self.scale_F
+        return self.classes_C[(standardised_NF @ self.weight_FC + self.bias_C).argmax(dim=1)]
+
+
+def linear_probe_accuracy(
+    bank_NF: Tensor,
+    bank_labels_N: Tensor,
+    queries_QF: Tensor,
+    query_labels_Q: Tensor,
+    *,
+    l2_grid: Sequence[float] = L2_GRID,
+    held_out: float = 0.2,
+    seed: int = 0,
+    max_iter: int = 200,
+) -> float:
+    """Share of labelled queries that a probe fitted on the bank classifies correctly.
+
+    The ridge is the largest of those in `l2_grid` that do best on a random `held_out` share of the bank, drawn by
+    `seed`. Negative labels are unlabelled and left out on either side.
+
+    Raises:
+        ShapeError, NonFiniteError: as for kNN.
+        InputError: no labelled rows, an empty or negative grid, or a share that leaves either part empty.
+    """
+    check_labelled_codes("bank", bank_NF, bank_labels_N)
+    check_labelled_codes("query", queries_QF, query_labels_Q)
+    check_same_width(queries_QF, bank_NF)
+    _check_grid(l2_grid)
+    bank_NF, bank_labels_N = _labelled("bank", bank_NF, bank_labels_N)
+    queries_QF, query_labels_Q = _labelled("query", queries_QF, query_labels_Q)
+    l2 = l2_grid[0]
+    if len(l2_grid) > 1:
+        l2 = _choose_l2(bank_NF, bank_labels_N, l2_grid, held_out, seed, max_iter)
+    probe = fit_linear_probe(bank_NF, bank_labels_N, l2=l2, max_iter=max_iter)
+    return _accuracy(probe, queries_QF, query_labels_Q)
+
+
+def fit_linear_probe(features_NF: Tensor, labels_N: Tensor, *, l2: float, max_iter: int = 200) -> LinearProbe:
+    """Minimise mean cross-entropy + l2 / 2 * ||W||^2 over weights and an unpenalised bias.
+
+    Works where the caller has switched gradients off, inference mode included.
+    """
+    check_labelled_codes("bank", features_NF, labels_N)
+    with torch.inference_mode(False), torch.enable_grad():
+        return _fit(features_NF, labels_N, l2, max_iter)
+
+
+def _fit(features_NF: Tensor, labels_N: Tensor, l2: float, max_iter: int) -> LinearProbe:
+    classes_C, class_N = labels_N.unique(return_inverse=True)
+    x_NF = features_NF.detach().double()
+    mean_F, spread_F = x_NF.mean(dim=0), x_NF.std(dim=0, correction=0)
+    scale_F = torch.where(spread_F > 0, spread_F, 1.0)  # a constant column stays 0 instead of becoming NaN
+    x_NF = (x_NF - mean_F) / scale_F
+    weight_FC = x_NF.new_zeros(x_NF.shape[1], len(classes_C), requires_grad=True)
+    bias_C = x_NF.new_zeros(len(classes_C), requires_grad=True)
+    # 1e-6 on the gradient is far below what moves a prediction; max_iter bounds separable data with a tiny ridge
+    optimiser = torch.optim.LBFGS(
+        [weight_FC, bias_C], max_iter=max_iter, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        value = F.cross_entropy(x_NF @ weight_FC + bias_C, class_N) + l2 / 2 * weight_FC.square().sum()
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    return LinearProbe(mean_F, scale_F, weight_FC.detach(), bias_C.detach(), classes_C)
+
+
+def _choose_l2(
+    bank_NF: Tensor, labels_N: Tensor, l2_grid: Sequence[float], held_out: float, seed: int, max_iter: int
+) -> float:
+    n_held_out = round(held_out * len(bank_NF))
+    if not 0 < n_held_out < len(bank_NF):
+        raise InputError(
+            f"expected a held-out share that splits {len(bank_NF)} bank rows in two parts, got {held_out}: "
+            "change it, or give a single ridge"
+        )
+    # drawn on the CPU, so that the split is the same on every device
+    order_N = torch.randperm(len(bank_NF), generator=torch.Generator().manual_seed(seed)).to(bank_NF.device)
+    test, train = order_N[:n_held_out], order_N[n_held_out:]
+
+    def score(l2: float) -> float:
+        probe = fit_linear_probe(bank_NF[train], labels_N[train], l2=l2, max_iter=max_iter)
+        return _accuracy(probe, bank_NF[test], labels_N[test])
+
+    return max(sorted(l2_grid, reverse=True), key=score)  # the first of equals: the larger ridge
+
+
+def _accuracy(probe: LinearProbe, features_NF: Tensor, labels_N: Tensor) -> float:
+    return (probe.predict(features_NF) == labels_N).double().mean().item()
+
+
+def _labelled(name: str, codes_NF: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
+    labelled_N = labels_N >= 0
+    if not labelled_N.any():
+        raise InputError(f"expected labelled {name} rows, got none: the probe needs labels of 0 or more")
+    return codes_NF[labelled_N], labels_N[labelled_N]
+
+
+def _check_grid(l2_grid: Sequence[float]) -> None:
+    if not l2_grid or min(l2_grid) < 0:
+        raise InputError(f"expected one or more ridges of 0 or more, got {list(l2_grid)}: change l2_grid")

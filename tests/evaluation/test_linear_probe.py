@@ -1,0 +1,75 @@
+"""The probe against scikit-learn on real digits; the ridge never sees the queries."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from neigenmaps.errors import InputError
+from neigenmaps.evaluation.linear_probe import fit_linear_probe, linear_probe_accuracy
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    data = load_digits()
+    x, y = torch.tensor(data.data), torch.tensor(data.target)
+    return x[:600], y[:600], x[600:900], y[600:900]
+
+
+def test_agrees_with_scikit_learn(digits) -> None:  # type: ignore[no-untyped-def]
+    bank, labels, queries, _ = digits
+    l2 = 0.05
+    probe = fit_linear_probe(bank, 3 * labels, l2=l2)
+    scaler = StandardScaler().fit(bank.numpy())
+    # scikit-learn minimises C * sum of losses + ||W||^2 / 2
+    reference = LogisticRegression(C=1 / (l2 * len(bank)), tol=1e-8, max_iter=2000)
+    reference.fit(scaler.transform(bank.numpy()), labels.numpy())
+    np.testing.assert_allclose(probe.weight_FC.numpy(), reference.coef_.T, atol=1e-4)
+    expected = 3 * reference.predict(scaler.transform(queries.numpy()))
+    np.testing.assert_array_equal(probe.predict(queries).numpy(), expected)
+
+
+def test_digits_are_nearly_linear_and_the_result_repeats(digits) -> None:  # type: ignore[no-untyped-def]
+    accuracy = linear_probe_accuracy(*digits, l2_grid=(1e-3, 1e-1))
+    assert accuracy > 0.88
+    assert linear_probe_accuracy(*digits, l2_grid=(1e-3, 1e-1)) == accuracy
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_works_where_gradients_are_off(digits, mode) -> None:  # type: ignore[no-untyped-def]
+    expected = linear_probe_accuracy(*digits, l2_grid=(0.1,))
+    with mode():  # Lightning validates in inference mode
+        assert linear_probe_accuracy(*(tensor + 0 for tensor in digits), l2_grid=(0.1,)) == expected
+
+
+def test_the_better_ridge_is_chosen() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = (torch.arange(400) % 4 == 0).long()  # a huge ridge leaves the bias alone, which knows the larger class
+    codes = torch.randn(400, 20, generator=generator)
+    codes[:, 0] += 3 * labels
+    sides = codes[:300], labels[:300], codes[300:], labels[300:]
+    sensible = linear_probe_accuracy(*sides, l2_grid=(1e-2,))
+    assert sensible > linear_probe_accuracy(*sides, l2_grid=(1e6,))
+    assert linear_probe_accuracy(*sides, l2_grid=(1e6, 1e-2)) == sensible
+
+
+def test_unlabelled_rows_and_constant_columns_do_no_harm(digits) -> None:  # type: ignore[no-untyped-def]
+    bank, labels, queries, query_labels = digits
+    expected = linear_probe_accuracy(*digits, l2_grid=(0.1,))
+    more = torch.cat([bank, 100 * bank[:9]]), torch.cat([labels, torch.full((9,), -1)])
+    assert linear_probe_accuracy(*more, queries, query_labels, l2_grid=(0.1,)) == expected
+
+
+def test_wrong_input_is_refused(digits) -> None:  # type: ignore[no-untyped-def]
+    bank, labels, queries, query_labels = digits
+    for grid in ((), (-1.0,)):
+        with pytest.raises(InputError, match="l2_grid"):
+            linear_probe_accuracy(*digits, l2_grid=grid)
+    with pytest.raises(InputError, match="held-out"):
+        linear_probe_accuracy(*digits, held_out=1.0)
+    with pytest.raises(InputError, match="labelled bank"):
+        linear_probe_accuracy(bank, torch.full((600,), -1), queries, query_labels)
+    with pytest.raises(InputError, match="labelled query"):
+        linear_probe_accuracy(bank, labels, queries, torch.full((300,), -1))
