@@ -1,1 +1,18 @@
-"""Tables and pictures of results."""
+"""Tables and pictures of results. matplotlib lives here and nowhere else."""
+
+from neigenmaps.reporting.figures import plot_eigenfunction_gallery, plot_eigenvalues, plot_truncation
+from neigenmaps.reporting.spread import Curves, Measure, Spread, spreads
+from neigenmaps.reporting.tables import eigenvalue_table, markdown_table, truncation_table
+
+__all__ = [
+    "Curves",
+    "Measure",
+    "Spread",
+    "eigenvalue_table",
+    "markdown_table",
+    "plot_eigenfunction_gallery",
+    "plot_eigenvalues",
+    "plot_truncation",
+    "spreads",
+    "truncation_table",
+]
