@@ -33,13 +33,13 @@ ROW_AXES = 4
 class ImageStore:
     """Images with optional labels; the unit in which data sets travel.
 
-    `images_NCHW` is uint8 and may be memory mapped. `labels_N` is int64, with -1 where a row has no label, or None where
-    none has one. `class_names` may be empty (classes without names). `fingerprint` is the sha256 of the images' bytes
-    followed by their shape: equal fingerprints mean equal images in equal order. `skipped` lists the files that could not
-    be read when the store was packed.
+    `images_NCHW` is uint8 and may be memory mapped. `labels_N` is int64, with -1 where a row has no label, or None
+    where none has one. `class_names` may be empty (classes without names). `fingerprint` is the sha256 of the images'
+    bytes followed by their shape: equal fingerprints mean equal images in equal order. `skipped` lists the files that
+    could not be read when the store was packed.
 
-    Raises ShapeError for wrong axes or a label count that differs from N, DataError for an empty store, a wrong dtype, or a
-    label outside -1 .. len(class_names) - 1.
+    Raises ShapeError for wrong axes or a label count that differs from N, DataError for an empty store, a wrong dtype,
+    or a label outside -1 .. len(class_names) - 1.
     """
 
     images_NCHW: Tensor
@@ -103,9 +103,9 @@ def image_fingerprint(images_NCHW: Tensor) -> str:
 def open_store(path: str | Path, *, verify: bool = False) -> ImageStore:
     """Opens a packed store by memory map.
 
-    Schema, shapes, dtypes and file sizes are always checked: that is free and finds every truncation. `verify=True` also reads
-    all bytes and compares their sha256, which finds a flipped bit; it is off by default because it costs a pass over the
-    disk (a minute for 10 GB) at each start of a run, while stores are written whole or not at all.
+    Schema, shapes, dtypes and file sizes are always checked: that is free and finds every truncation. `verify=True`
+    also reads all bytes and compares their sha256, which finds a flipped bit; it is off by default because it costs a
+    pass over the disk (a minute for 10 GB) at each start of a run, while stores are written whole or not at all.
 
     The map is copy-on-write: the file can't be changed through the tensor. Raises DataError saying what to do.
     """
@@ -117,9 +117,7 @@ def open_store(path: str | Path, *, verify: bool = False) -> ImageStore:
         images = _load_array(path / "images.npy", np.uint8)
         labels = _load_array(path / "labels.npy", np.int64) if "labels.npy" in description["files"] else None
         if list(images.shape) != description["shape"]:
-            raise DataError(
-                f"{path}: store.json says shape {description['shape']}, images.npy has {list(images.shape)}"
-            )
+            raise DataError(f"{path}: expected shape {description['shape']}, got {list(images.shape)}; {_REPACK}")
         store = ImageStore(
             images_NCHW=torch.from_numpy(images),
             labels_N=None if labels is None else torch.from_numpy(np.array(labels)),
@@ -156,9 +154,7 @@ def _check_file(path: Path, facts: dict[str, Any], verify: bool) -> None:
     if size != facts["bytes"]:
         raise DataError(f"{path}: expected {facts['bytes']} bytes, got {size or 'no file'}; {_REPACK}")
     if verify and file_sha256(path) != facts["sha256"]:
-        raise DataError(
-            f"{path}: the sha256 isn't the one in store.json, so the file was changed or damaged; {_REPACK}"
-        )
+        raise DataError(f"{path}: its sha256 isn't the one in store.json, so it was changed or damaged; {_REPACK}")
 
 
 def _load_array(path: Path, dtype: type[np.generic]) -> npt.NDArray[Any]:
@@ -176,13 +172,9 @@ def check_images(images_NCHW: Tensor, source: str) -> None:
     if images_NCHW.ndim != ROW_AXES:
         raise ShapeError(f"{source}: expected images of shape (N, C, H, W), got {tuple(images_NCHW.shape)}")
     if images_NCHW.dtype != torch.uint8:
-        raise DataError(
-            f"{source}: expected uint8 images, got {images_NCHW.dtype}. Scale to 0 .. 255 and convert first"
-        )
+        raise DataError(f"{source}: expected uint8 images, got {images_NCHW.dtype}. Scale to 0 .. 255 and convert")
     if images_NCHW.numel() == 0:
-        raise DataError(
-            f"{source}: expected at least one image with at least one pixel, got {tuple(images_NCHW.shape)}"
-        )
+        raise DataError(f"{source}: expected at least one image of at least one pixel, got {tuple(images_NCHW.shape)}")
 
 
 def check_labels(labels_N: Tensor, n_rows: int, class_names: tuple[str, ...], source: str) -> None:
