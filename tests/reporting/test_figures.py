@@ -82,9 +82,10 @@ def test_gallery_orders_images_by_value(tmp_path: Path, drawn: list[Figure], dty
     codes = torch.stack([torch.arange(n).float(), -torch.arange(n).float()], dim=1)
     plot_eigenfunction_gallery(codes, images, tmp_path / "gallery.png", n_images=2)
     assert_png(tmp_path / "gallery.png")
-    low, high = (np.asarray(axes.images[0].get_array())[::5, ::5, 0] * 5 for axes in drawn[0].axes)
-    np.testing.assert_allclose(low, [[0, 1], [5, 4]], atol=1e-5)
-    np.testing.assert_allclose(high, [[4, 5], [1, 0]], atol=1e-5)
+    tile = np.pad(np.ones((4, 4)), (0, 1))  # four pixels of image, one of border
+    shown = (np.asarray(axes.images[0].get_array())[:, :, 0] * 5 * np.tile(tile, (2, 2)) for axes in drawn[0].axes)
+    for got, expected in zip(shown, ([[0, 1], [5, 4]], [[4, 5], [1, 0]]), strict=True):
+        np.testing.assert_allclose(got, np.kron(expected, tile), atol=1e-5)
 
 
 def test_pyplot_is_left_alone() -> None:
