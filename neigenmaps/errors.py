@@ -1,15 +1,16 @@
 """What can go wrong, by name.
 
-    NeigenmapsError
-    ├── InputError (ValueError)       a tensor or argument is not what the function needs
-    │   ├── ShapeError                wrong number of dimensions, or sizes that do not match
-    │   ├── NonFiniteError            NaN or infinity where numbers are needed
-    │   └── UnknownNameError          no such backbone, data set, ...: suggests the nearest name
-    ├── DataError (ValueError)        a data set, folder or image file cannot be used
-    ├── CheckpointError (ValueError)  a checkpoint or model folder is corrupt or does not fit
-    └── NotFittedError (RuntimeError) the object has not learned what was asked of it
+NeigenmapsError
+├── InputError (ValueError)       a tensor or argument is not what the function needs
+│   ├── ShapeError                wrong number of dimensions, or sizes that do not match
+│   ├── NonFiniteError            NaN or infinity where numbers are needed
+│   ├── RowMismatchError          two feature sets do not describe the same rows
+│   └── UnknownNameError          no such backbone, data set, ...: suggests the nearest name
+├── DataError (ValueError)        a data set, folder or image file cannot be used
+├── CheckpointError (ValueError)  a checkpoint or model folder is corrupt or does not fit
+└── NotFittedError (RuntimeError) the object has not learned what was asked of it
 
-    IdentifiabilityWarning            the objective cannot tell all k functions apart; says what to do
+IdentifiabilityWarning            the objective cannot tell all k functions apart; says what to do
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ class ShapeError(InputError):
 
 class NonFiniteError(InputError):
     """NaN or infinity where numbers are needed."""
+
+
+class RowMismatchError(InputError):
+    """Two feature sets that should describe the same rows, in the same order, do not."""
 
 
 class UnknownNameError(InputError):

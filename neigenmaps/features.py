@@ -10,11 +10,8 @@ them: a damaged file is refused instead of being analysed.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -24,13 +21,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from neigenmaps.errors import CheckpointError, InputError, NonFiniteError, ShapeError
+from neigenmaps.errors import CheckpointError, InputError, NonFiniteError, RowMismatchError, ShapeError
+from neigenmaps.files import whole_file
 
 FORMAT = "neigenmaps.features/1"
-
-
-class RowMismatchError(InputError):
-    """Two feature sets that should describe the same rows, in the same order, do not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,19 +112,6 @@ def check_same_rows(a: FeatureSet, b: FeatureSet) -> None:
 def fingerprint_rows(rows: Tensor) -> str:
     """SHA-256 over dtype, shape and content of the input rows, such as uint8 images (N, C, H, W). Order counts."""
     return _digest({"rows": rows.detach().cpu().contiguous()})
-
-
-@contextlib.contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it becomes `path` if the block succeeds and is removed if not."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix}")
-    try:
-        yield unfinished
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

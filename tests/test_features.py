@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from neigenmaps.errors import CheckpointError, InputError, NonFiniteError, ShapeError
-from neigenmaps.features import FeatureSet, RowMismatchError, check_same_rows, fingerprint_rows, whole_file
+from neigenmaps.errors import CheckpointError, InputError, NonFiniteError, RowMismatchError, ShapeError
+from neigenmaps.features import FeatureSet, check_same_rows, fingerprint_rows
+from neigenmaps.files import whole_file
 
 IMAGES = torch.arange(4 * 3 * 2 * 2, dtype=torch.uint8).reshape(4, 3, 2, 2)
 

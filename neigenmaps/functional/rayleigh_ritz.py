@@ -28,6 +28,12 @@ class PairMoments(NamedTuple):
     def merge(self, other: "PairMoments") -> "PairMoments":
         return PairMoments(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
+    def expectations(self, *, center: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean (K,) that was taken off (zeros when not centred), G (K, K) and R (K, K)."""
+        mean_K = self.sum_K / self.pairs if center else torch.zeros_like(self.sum_K)
+        outer_KK = mean_K[:, None] * mean_K[None, :]
+        return mean_K, self.second_KK / self.pairs - outer_KK, self.cross_KK / self.pairs - outer_KK
+
 
 class RitzResult(NamedTuple):
     """Ordered eigenfunctions of a span: phi(x) = (f(x) - mean) @ rotation, with E[phi phi^T] = I on the fitted pairs.
@@ -100,12 +106,7 @@ def ritz_from_moments(
         raise InputError(f"expected at least 2 pairs, got {int(moments.pairs)}")
     if not 0 <= ridge < 1:
         raise InputError(f"ridge must be at least 0 and below 1, got {ridge}")
-    mean_K = moments.sum_K / moments.pairs
-    if not drop_constant:
-        mean_K = torch.zeros_like(mean_K)
-    outer_KK = mean_K[:, None] * mean_K[None, :]
-    second_KK = moments.second_KK / moments.pairs - outer_KK
-    cross_KK = moments.cross_KK / moments.pairs - outer_KK
+    mean_K, second_KK, cross_KK = moments.expectations(center=drop_constant)
     scale_K = second_KK.diagonal().clamp_min(0).sqrt()
     largest = moments.second_KK.diagonal().max() / moments.pairs
     inverse_scale_K = torch.where(scale_K.square() > 1e-14 * largest, 1 / scale_K, 0.0)

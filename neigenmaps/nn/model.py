@@ -1,8 +1,6 @@
 """The model people keep: images in, ordered eigenfunctions out, cut to any length."""
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -14,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from neigenmaps.errors import CheckpointError, InputError, NonFiniteError, NotFittedError, ShapeError
+from neigenmaps.files import whole_file
 from neigenmaps.functional.rayleigh_ritz import RitzResult
 from neigenmaps.nn.encoders import build_backbone, build_projector, feature_width
 from neigenmaps.types import Scaling, Space, Stem
@@ -134,13 +133,9 @@ class NeuralEigenmapModel(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `model.safetensors` and `config.json` into a folder, each whole or not at all."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            weights, config = Path(scratch) / "model.safetensors", Path(scratch) / "config.json"
+        with whole_file(folder / "model.safetensors") as weights, whole_file(folder / "config.json") as config:
             save_file({name: value.contiguous() for name, value in self.state_dict().items()}, weights)
             config.write_text(json.dumps({"neigenmaps": self.config}, indent=2) + "\n")
-            os.replace(weights, folder / weights.name)
-            os.replace(config, folder / config.name)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:

@@ -19,7 +19,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from torch import Tensor
 
 from neigenmaps.errors import InputError, NonFiniteError, ShapeError
-from neigenmaps.features import whole_file
+from neigenmaps.files import whole_file
 from neigenmaps.reporting.spread import TITLES, Curves, Measure, Spread, lengths_of, spreads
 from neigenmaps.reporting.tables import check_eigenvalues
 

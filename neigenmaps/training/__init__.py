@@ -1,1 +1,21 @@
 """Lightning: module, data module, callbacks, command line."""
+
+from neigenmaps.training.callbacks import OnlineKNN, SpectrumMonitor
+from neigenmaps.training.cli import EigenmapCLI, read_checkpoint
+from neigenmaps.training.datamodule import RowLoader, ViewsDataModule
+from neigenmaps.training.gather import gather_rows
+from neigenmaps.training.module import EigenmapModule
+from neigenmaps.training.ritz import FitRitz, fit_ritz
+
+__all__ = [
+    "EigenmapCLI",
+    "EigenmapModule",
+    "FitRitz",
+    "OnlineKNN",
+    "RowLoader",
+    "SpectrumMonitor",
+    "ViewsDataModule",
+    "fit_ritz",
+    "gather_rows",
+    "read_checkpoint",
+]

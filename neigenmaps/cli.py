@@ -1,0 +1,71 @@
+"""What `train.py` runs: train, then measure by code length, draw, and say where everything lies."""
+
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from neigenmaps.data import DatasetSplits
+from neigenmaps.errors import NeigenmapsError
+from neigenmaps.evaluation.comparison import compare_lengths, thin
+from neigenmaps.features import FeatureSet
+from neigenmaps.files import whole_file
+from neigenmaps.nn import NeuralEigenmapModel
+from neigenmaps.reporting import (
+    eigenvalue_table,
+    plot_eigenfunction_gallery,
+    plot_eigenvalues,
+    plot_truncation,
+    truncation_table,
+)
+from neigenmaps.training import EigenmapCLI, ViewsDataModule
+
+GALLERY_IMAGES = 2_000  # enough to show extremes of each function
+
+
+def train(args: list[str] | None = None) -> None:
+    """The command line of `train.py`; without arguments `fit --config configs/digits.yaml`."""
+    args = sys.argv[1:] if args is None else args
+    args = args or ["fit", "--config", "configs/digits.yaml"]
+    sys.argv = [sys.argv[0], *args]
+    try:
+        cli = EigenmapCLI()
+        if cli.config.subcommand == "fit" and cli.trainer.is_global_zero:
+            finish_run(cli.model.model, cli.datamodule, cli.run_folder, Console())
+    except NeigenmapsError as error:
+        sys.exit(f"error: {error}")
+
+
+def finish_run(model: NeuralEigenmapModel, data: ViewsDataModule, folder: Path, console: Console) -> None:
+    """Export the model and its features, and, where there are labels, measure and draw what each code length costs."""
+    splits = data.splits
+    model.save_pretrained(folder / "model")
+    save_features(model, splits, folder / "features")
+    plot_eigenvalues({"neural eigenmap": model.eigenvalues.cpu()}, folder / "eigenvalues.png")
+    shown = thin(splits.train, GALLERY_IMAGES)
+    codes = model.encode(shown.images_NCHW, scaling="unit").cpu()
+    plot_eigenfunction_gallery(
+        codes, shown.images_NCHW, folder / "eigenfunctions.png", n_functions=min(8, codes.shape[1])
+    )
+    summary: dict[str, object] = {"eigenvalues": model.eigenvalues.tolist(), "rank": int(model.ritz_rank)}
+    if splits.train.labels_N is not None and splits.test.labels_N is not None:
+        curves = compare_lengths(model, splits)
+        summary["by_length"] = {name: curve.as_dict() for name, curve in curves.items()}
+        plot_truncation(curves, folder / "truncation.png")
+        console.print(truncation_table(curves))
+    console.print(eigenvalue_table(model.eigenvalues.cpu()))
+    with whole_file(folder / "summary.json") as path:
+        path.write_text(json.dumps(summary, indent=2) + "\n")
+    console.print(f"Run folder: [bold]{folder}[/bold] (model/, features/, metrics.csv, summary.json, *.png)")
+
+
+def save_features(model: NeuralEigenmapModel, splits: DatasetSplits, folder: Path) -> None:
+    for name, store in zip(("train", "test"), splits, strict=True):
+        FeatureSet(
+            model.encode(store.images_NCHW).cpu(),
+            store.fingerprint,
+            store.labels_N,
+            model.eigenvalues[: int(model.ritz_rank)].cpu(),
+            {"source": store.source, "split": name},
+        ).save(folder / f"{name}.safetensors")

@@ -1,0 +1,121 @@
+"""Callbacks that watch. They read one shared pass over the probe set (the validation loop) and never write into training."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+
+from neigenmaps.errors import IdentifiabilityWarning, InputError
+from neigenmaps.evaluation import distinct_count, effective_rank, knn_accuracy, offdiagonal_rms
+from neigenmaps.functional.rayleigh_ritz import PairMoments, pair_moments
+from neigenmaps.training.datamodule import ViewsDataModule
+
+ORDER_TOLERANCE = 0.01  # about the sampling error of an eigenvalue on a probe set of some thousand pairs
+
+
+class OnlineKNN(Callback):
+    """kNN accuracy of held-out images by the first numbers of the raw codes, centred: `eval/knn_8`, ..., `eval/knn_full`.
+
+    dims: code lengths; longer than the code is an error. n_neighbors: of the vote. Needs labels.
+    """
+
+    def __init__(self, dims: Sequence[int] = (8, 32), n_neighbors: int = 10) -> None:
+        self.dims, self.n_neighbors = tuple(dims), n_neighbors
+        self._codes: list[Tensor] = []
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        width = pl_module.model.config["width"]  # type: ignore[union-attr,index]
+        if not isinstance(data, ViewsDataModule) or data.probe.labels_N is None:
+            raise InputError(
+                "OnlineKNN needs labelled images: take it out of trainer.callbacks, or give the data labels"
+            )
+        if max(self.dims, default=1) > width or min(self.dims, default=1) < 1:
+            raise InputError(f"OnlineKNN: expected code lengths between 1 and {width}, got {self.dims}")
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._codes = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._codes.append(outputs["codes"].detach().float())
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        data: ViewsDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        codes, labels = torch.cat(self._codes), data.probe.labels_N
+        assert labels is not None
+        labels, bank = labels.to(codes.device), data.probe_bank
+        codes = codes - codes[:bank].mean(0)
+        for m in (*self.dims, codes.shape[1]):
+            accuracy = knn_accuracy(
+                codes[:bank, :m],
+                labels[:bank],
+                codes[bank:, :m],
+                labels[bank:],
+                n_neighbors=min(self.n_neighbors, bank),
+            )
+            name = "full" if m == codes.shape[1] else str(m)
+            pl_module.log(f"eval/knn_{name}", accuracy, prog_bar=name != "full", sync_dist=False)
+        self._codes = []
+
+
+class SpectrumMonitor(Callback):
+    """How far the outputs are ordered eigenfunctions, on views of the probe set.
+
+    Logs `spectrum/mean_eigenvalue` (mean R_jj / G_jj), `offdiagonal_rms` (of the normalised G: 0 when orthogonal),
+    `effective_rank`, `distinct` (outputs that are not copies), `ordered` (share of neighbours whose eigenvalues fall).
+    Warns once, with what to do, when the objective can't tell the measured functions apart.
+    """
+
+    def __init__(self) -> None:
+        self._moments: PairMoments | None = None
+        self._warned = False
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._moments = None
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        moments = pair_moments(*outputs["view_codes"].detach())
+        self._moments = moments if self._moments is None else self._moments.merge(moments)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.sanity_checking or self._moments is None:
+            return
+        _, second_KK, cross_KK = self._moments.expectations()
+        power_K = second_KK.diagonal()
+        eigenvalues_K = torch.where(power_K > 0, cross_KK.diagonal() / power_K.clamp_min(1e-30), 0.0)
+        falls = eigenvalues_K[1:] <= eigenvalues_K[:-1] + ORDER_TOLERANCE
+        measured = {
+            "mean_eigenvalue": eigenvalues_K.mean().item(),
+            "offdiagonal_rms": offdiagonal_rms(second_KK),
+            "effective_rank": effective_rank(eigenvalues_K),
+            "distinct": float(distinct_count(second_KK)),
+            "ordered": falls.double().mean().item() if len(eigenvalues_K) > 1 else 1.0,
+        }
+        pl_module.log_dict({f"spectrum/{name}": value for name, value in measured.items()}, batch_size=1)
+        doubt = pl_module.objective.doubt_spectrum(eigenvalues_K.clamp_min(0))  # type: ignore[union-attr,operator]
+        if doubt and not self._warned:
+            warnings.warn(doubt, IdentifiabilityWarning, stacklevel=2)
+            self._warned = True
+        self._moments = None

@@ -1,0 +1,177 @@
+"""Images to views: which rows make a batch, and what their views are, as a function of (seed, epoch, batch) alone.
+
+Nothing random is kept between steps. The order of rows follows from (seed, epoch), the draw of views from (seed, epoch, batch,
+process), so that a run resumed at any step continues bit for bit, with no generator to save.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from neigenmaps.data import BatchAugmentation, DatasetSplits, ImageStore, ViewLaw, load_splits
+from neigenmaps.errors import InputError
+
+Part = Literal["train", "probe"]
+RESIDENT_SHARE = 0.3  # of a GPU's memory: the rest belongs to activations
+CHUNK = 512  # rows of one pass without gradients
+
+
+def mix(*numbers: int) -> int:
+    """One seed out of several numbers, such that neighbours give unrelated draws."""
+    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=7).digest(), "big")
+
+
+class RowLoader:
+    """Batches of row numbers; resumes inside an epoch.
+
+    Shuffled (training): global batches by (seed, epoch), of which each process yields its share; incomplete ones are dropped.
+    Else: all rows in order, on every process alike, with the same seeds every time.
+    """
+
+    def __init__(
+        self, part: Part, rows: int, batch_size: int, *, seed: int, shuffle: bool, rank: int = 0, world: int = 1
+    ) -> None:
+        self.part, self.rows, self.batch_size, self.seed = part, rows, batch_size, seed
+        self.shuffle, self.rank, self.world = shuffle, rank, world
+        self.epoch, self.next_batch = 0, 0
+        self.sampler = self  # where Lightning looks for `set_epoch`
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch if self.shuffle else 0
+
+    def __len__(self) -> int:
+        return self.rows // self.batch_size if self.shuffle else -(-self.rows // self.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        order = torch.arange(self.rows)
+        if self.shuffle:
+            order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(mix(self.seed, self.epoch)))
+        start, self.next_batch = self.next_batch, 0
+        for number in range(start, len(self)):
+            rows = order[number * self.batch_size : (number + 1) * self.batch_size]
+            if self.shuffle:
+                rows = rows[self.rank :: self.world]
+            self.next_batch = (number + 1) % len(self)
+            yield {"part": self.part, "index": rows, "seed": mix(self.seed, self.epoch, number, self.rank)}
+
+    def state_dict(self) -> dict[str, int]:
+        return {"next_batch": self.next_batch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.next_batch = state["next_batch"]
+
+
+class ViewsDataModule(pl.LightningDataModule):
+    """Images by name or path, and random views of them made on the device.
+
+    dataset, root, download, image_size, cache_dir: as in `neigenmaps.data.load_splits`.
+    laws: one `ViewLaw`, or several of which each view of each image draws one. batch_size: of all processes together.
+    seed: of the order of rows and of the views. resident: keep the images in the device's memory (None: when they take less
+    than 30 % of it). probe_size: images of each split that callbacks look at during training.
+    """
+
+    def __init__(
+        self,
+        dataset: str = "digits",
+        laws: list[ViewLaw] | None = None,
+        batch_size: int = 256,
+        root: str = "data",
+        download: bool = False,
+        image_size: int | None = None,
+        cache_dir: str | None = None,
+        seed: int = 0,
+        resident: bool | None = None,
+        probe_size: int = 2048,
+    ) -> None:
+        super().__init__()
+        if batch_size < 2 or probe_size < 2:
+            raise InputError(f"expected batch_size and probe_size of at least 2, got {batch_size} and {probe_size}")
+        self.dataset, self.root, self.download = dataset, root, download
+        self.image_size, self.cache_dir = image_size, cache_dir
+        self.batch_size, self.seed, self.resident, self.probe_size = batch_size, seed, resident, probe_size
+        self.augmentation = BatchAugmentation([ViewLaw()] if laws is None else laws)
+        self._placed: dict[Part, Tensor] = {}
+
+    def prepare_data(self) -> None:
+        self._load()  # downloads and packs on one process, before the others look
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the images: `splits`, and `probe`, the rows that callbacks see: `probe_bank` training rows, then held-out ones."""
+        self.splits = self._load()
+        train, test = self.splits
+        if len(train) < self.batch_size:
+            raise InputError(
+                f"batch_size {self.batch_size} exceeds the {len(train)} training images: lower data.batch_size"
+            )
+        bank, queries = (store.subset(_spread_rows(len(store), self.probe_size)) for store in (train, test))
+        self.probe_bank = len(bank)
+        labels = None
+        if bank.labels_N is not None and queries.labels_N is not None:
+            labels = torch.cat([bank.labels_N, queries.labels_N])
+        self.probe = ImageStore.from_tensors(
+            torch.cat([bank.images_NCHW, queries.images_NCHW]),
+            labels,
+            class_names=train.class_names,
+            source=f"probe of {train.source}",
+        )
+
+    def train_dataloader(self) -> RowLoader:
+        rank, world = _process()
+        if self.batch_size % world:
+            raise InputError(
+                f"batch_size {self.batch_size} is of all processes together: expected a multiple of {world}"
+            )
+        return RowLoader(
+            "train", len(self.splits.train), self.batch_size, seed=self.seed, shuffle=True, rank=rank, world=world
+        )
+
+    def val_dataloader(self) -> RowLoader:
+        return RowLoader("probe", len(self.probe), CHUNK, seed=self.seed, shuffle=False)
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Tensor]:
+        images = self._images(batch["part"], batch["index"])
+        return {"images": images, "views": self._views(images, batch["seed"])}
+
+    def training_views(self, n_passes: int, device: torch.device) -> Iterator[Tensor]:
+        """Views (V, B, C, H, W) of all training images, `n_passes` times; each process yields its share of the chunks."""
+        rank, world = _process()
+        chunks = torch.arange(len(self.splits.train)).split(CHUNK)
+        for number in range(rank, n_passes * len(chunks), world):
+            images = self._images("train", chunks[number % len(chunks)].to(device))
+            yield self._views(images, mix(self.seed, -1, number))
+
+    def _load(self) -> DatasetSplits:
+        return load_splits(
+            self.dataset, root=self.root, download=self.download, image_size=self.image_size, cache_dir=self.cache_dir
+        )
+
+    def _images(self, part: Part, index: Tensor) -> Tensor:
+        if part not in self._placed:
+            store = self.splits.train if part == "train" else self.probe
+            self._placed[part] = self._place(store.images_NCHW, index.device)
+        images = self._placed[part]
+        return images[index.to(images.device)].to(index.device, non_blocking=True)
+
+    def _place(self, images: Tensor, device: torch.device) -> Tensor:
+        fits = device.type == "cuda" and images.nbytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[1]
+        return images.to(device) if (fits if self.resident is None else self.resident) else images
+
+    def _views(self, images_BCHW: Tensor, seed: int) -> Tensor:
+        generator = torch.Generator(device=images_BCHW.device).manual_seed(seed)
+        return self.augmentation(images_BCHW, generator)
+
+
+def _spread_rows(rows: int, wanted: int) -> Tensor:
+    """At most `wanted` rows, evenly spread, so that a store sorted by class gives all classes."""
+    return torch.linspace(0, rows - 1, min(rows, wanted)).round().long()
+
+
+def _process() -> tuple[int, int]:
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1

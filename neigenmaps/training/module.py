@@ -1,0 +1,112 @@
+"""The Lightning module: views in, one loss out."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from neigenmaps.errors import IdentifiabilityWarning, InputError, NonFiniteError
+from neigenmaps.functional.eigenmap import EigenmapResult
+from neigenmaps.nn import NestedLowRank, NeuralEigenmapModel, Objective
+from neigenmaps.training.gather import gather_rows
+from neigenmaps.training.optimizers import (
+    OptimizerName,
+    build_optimizer,
+    generator_states,
+    restore_generators,
+    warmup_cosine,
+)
+from neigenmaps.types import Stem
+
+
+class EigenmapModule(pl.LightningModule):
+    """Trains a `NeuralEigenmapModel` on pairs of views with any objective.
+
+    backbone ... backbone_options: as in `NeuralEigenmapModel`. objective: `NestedLowRank` when None.
+    lr: peak learning rate. warmup: share of all steps before it is reached. channels_last: memory format of the backbone.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "digits_cnn",
+        stem: Stem = "default",
+        in_chans: int = 1,
+        image_size: int = 8,
+        width: int = 128,
+        hidden: int = 512,
+        pixel_mean: Sequence[float] = (0.5,),
+        pixel_std: Sequence[float] = (0.5,),
+        backbone_options: Mapping[str, Any] | None = None,
+        objective: Objective | None = None,
+        optimizer: OptimizerName = "adamw",
+        lr: float = 2e-3,
+        weight_decay: float = 1e-4,
+        warmup: float = 0.1,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        if not 0 <= warmup < 1:
+            raise InputError(f"expected warmup as a share of all steps, in [0, 1), got {warmup}")
+        self.model = NeuralEigenmapModel(
+            backbone,
+            stem=stem,
+            in_chans=in_chans,
+            image_size=image_size,
+            width=width,
+            hidden=hidden,
+            pixel_mean=pixel_mean,
+            pixel_std=pixel_std,
+            backbone_options=backbone_options,
+        )
+        if channels_last:
+            self.model.backbone = self.model.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.objective = NestedLowRank() if objective is None else objective
+        self.optimizer: OptimizerName = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.warmup = warmup
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        codes_VBK = self.views_to_codes(batch["views"])
+        result = cast(EigenmapResult, self.objective(*(gather_rows(codes_BK) for codes_BK in codes_VBK)))
+        self.log("train/loss", result.loss, prog_bar=True)
+        self.log("train/alignment", result.alignment)
+        self.log("train/orthogonality", result.orthogonality)
+        return {"loss": result.loss, "codes": codes_VBK.detach()}
+
+    def views_to_codes(self, views_VBCHW: Tensor) -> Tensor:
+        """All views in one forward pass, so that they share BatchNorm statistics: (V, B, C, H, W) -> (V, B, K)."""
+        codes_NK: Tensor = self.model(views_VBCHW.flatten(0, 1)).codes
+        return codes_NK.unflatten(0, views_VBCHW.shape[:2])
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """One pass over the probe set for all callbacks: codes of the clean images and of their views."""
+        return {"codes": self.model(batch["images"]).codes, "view_codes": self.views_to_codes(batch["views"])}
+
+    def on_fit_start(self) -> None:
+        batch = getattr(self.trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
+        if batch is not None and (doubt := self.objective.doubt(batch, self.model.config["width"])):
+            warnings.warn(doubt, IdentifiabilityWarning, stacklevel=2)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.trainer._logger_connector.should_update_logs and not torch.isfinite(outputs["loss"]):
+            raise NonFiniteError(
+                f"the loss is {outputs['loss'].item()} at step {self.global_step}: lower lr, raise warmup, or train in "
+                "float32 (trainer.precision=32); checkpoints of earlier epochs are intact"
+            )
+
+    def configure_optimizers(self) -> Any:
+        optimizer = build_optimizer(self.model, self.optimizer, lr=self.lr, weight_decay=self.weight_decay)
+        total = int(self.trainer.estimated_stepping_batches)
+        scheduler = warmup_cosine(optimizer, total_steps=total, warmup_steps=round(self.warmup * total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["model_config"] = self.model.config
+        checkpoint["generator_states"] = generator_states()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        restore_generators(checkpoint["generator_states"])
