@@ -92,7 +92,7 @@ class _Rows:
 
     def bound(self, of: Callable[[ViewLaw], float]) -> Tensor:
         """`of` each row's law. Filled in by comparison: indexing a table would copy it from the host at each step."""
-        value_N = torch.full(self.law_N.shape, of(self.laws[0]), device=self.law_N.device)
+        value_N = torch.full(self.law_N.shape, of(self.laws[0]), dtype=torch.float32, device=self.law_N.device)
         for index, law in enumerate(self.laws[1:], start=1):
             value_N.masked_fill_(self.law_N == index, of(law))
         return value_N
