@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,12 @@ def resize_and_crop(images_NCHW: Tensor, size: int) -> Tensor:
 
 def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:  # a .npy file has no `files`
+        with path.open("rb") as file:  # opened here, because numpy leaves it open when the archive is damaged
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                archive = {"a single array": archive}  # the caller names what it found and what it expected
+            return {key: archive[key] for key in archive}
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError) as error:  # ValueError: pickled objects
         raise DataError(f"{path}: no readable .npz file without pickled objects ({error}). Save it again") from error
 
 

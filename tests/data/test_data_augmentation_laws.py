@@ -370,5 +370,5 @@ def build(laws: ViewLaw | Sequence[ViewLaw], n_views: int = 2) -> BatchAugmentat
 def test_a_law_can_be_stated_in_a_configuration() -> None:
     law = '{"crop_scale": [0.2, 1.0], "flip": 0.5, "gain": null}'
     expected = ViewLaw(crop_scale=(0.2, 1.0), flip=0.5)
-    assert auto_cli(build, args=[f"--laws=[{law}, {{}}]"]).laws == (expected, ViewLaw())
-    assert auto_cli(build, args=[f"--laws={law}"]).laws == (expected,)
+    assert auto_cli(build, args=[f"--laws=[{law}, {{}}]"], as_positional=False).laws == (expected, ViewLaw())
+    assert auto_cli(build, args=[f"--laws={law}"], as_positional=False).laws == (expected,)
