@@ -51,7 +51,7 @@ def _in_full_precision(objective: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(objective)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
-        devices = {value.device.type for value in args if isinstance(value, Tensor)} or {"cpu"}
+        devices = {value.device.type for value in (*args, *kwargs.values()) if isinstance(value, Tensor)} or {"cpu"}
         with torch.autocast(devices.pop(), enabled=False):
             return objective(*args, **kwargs)
 
@@ -136,11 +136,13 @@ def neural_eigenmap_loss(
     Shapes: z1, z2 (B, k), B >= 2 (4 with cross_half). Source: Deng et al., arXiv 2210.12637, eq. 12-15; 2205.00165
     for `adaptive`.
     """
-    if not alpha >= 0:
-        raise InputError(f"alpha must be at least 0, got {alpha}")
+    if not 0 <= alpha < float("inf"):
+        raise InputError(f"alpha must be at least 0 and finite, got {alpha}")
+    if floor is not None and not floor > 0:
+        raise InputError(f"floor must be positive, or None for its default, got {floor}")
     z1, z2 = _prepare(z1, z2, center)
     batch, width = z1.shape
-    rms_K = ((z1.square().mean(0) + z2.square().mean(0)) / 2).clamp_min(1e-12).sqrt()
+    rms_K = _power(z1, z2).clamp_min(1e-12).sqrt()
     z1, z2 = z1 / rms_K, z2 / rms_K
     cross_K = _diagonal(z1, z2)
     if weighting == "constant":
@@ -178,7 +180,7 @@ def paper_neural_eigenmap_loss(
     alpha: as its command line takes it, default 20.48 / k. Such an alpha rarely separates eigenfunctions
     (`separating_alpha`).
     """
-    width = z1.shape[1]
+    width = _prepare(z1, z2, center=False)[0].shape[1]
     unit_alpha = paper_alpha(width) if alpha is None else PAPER_TEMPERATURE * alpha
     result = neural_eigenmap_loss(z1, z2, alpha=unit_alpha, stop_gradient=stop_gradient, center=False)
     return result._replace(loss=result.loss * (2 * PAPER_TEMPERATURE / width))
@@ -200,9 +202,11 @@ def separating_alpha(eigenvalues: Tensor) -> Tensor:
 def rayleigh_quotients(z1: Tensor, z2: Tensor) -> Tensor:
     """Eigenvalue estimates R_jj / G_jj of centred outputs, (B, k) twice -> (k,), detached; 0 for a constant output."""
     with torch.no_grad():
-        z1, z2 = _prepare(z1, z2, center=True)
-        power_K = (z1.square().mean(0) + z2.square().mean(0)) / 2
-        return torch.where(power_K > 0, _diagonal(z1, z2) / power_K.clamp_min(1e-30), 0.0)
+        raw1, raw2 = _prepare(z1, z2, center=False)
+        z1, z2 = _centered(raw1, raw2)
+        power_K = _power(z1, z2)
+        rounding_K = (16 * torch.finfo(z1.dtype).eps) ** 2 * _power(raw1, raw2)  # what centring leaves of a constant
+        return torch.where(power_K > rounding_K, _diagonal(z1, z2) / power_K.clamp_min(1e-30), 0.0)
 
 
 def _sequential_penalty(z1: Tensor, z2: Tensor) -> Tensor:
@@ -240,6 +244,10 @@ def _cross_moments(z1: Tensor, z2: Tensor, stop_gradient: bool) -> Tensor:
 
 def _diagonal(z1: Tensor, z2: Tensor) -> Tensor:
     return (z1 * z2).mean(0)
+
+
+def _power(z1: Tensor, z2: Tensor) -> Tensor:
+    return (z1.square().mean(0) + z2.square().mean(0)) / 2
 
 
 def _centered(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor]:
