@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pickle
 import struct
 from pathlib import Path
@@ -299,6 +300,19 @@ def test_changed_folder_is_packed_anew(zoo: Path, cache: Path) -> None:
     assert len(after[0]) + len(after[1]) == 21
     assert after[0].fingerprint != before[0].fingerprint
     assert load(zoo, cache, image_size=9)[0].images_NCHW.shape[-1] == 9
+
+
+def test_rewritten_file_is_read_again(tmp_path: Path, cache: Path) -> None:
+    """Same names, same sizes: only the time of change tells."""
+    files = [tmp_path / "two" / f"{number}.bmp" for number in range(2)]
+    for file in files:
+        paint(file, seed=0, size=(8, 8))
+    before = load(tmp_path / "two", cache)
+    for file in files:
+        changed = file.stat().st_mtime_ns
+        paint(file, seed=1, size=(8, 8))
+        os.utime(file, ns=(changed + 1000, changed + 1000))
+    assert load(tmp_path / "two", cache)[0].fingerprint != before[0].fingerprint
 
 
 def test_lost_half_of_a_cache_entry_is_packed_again(zoo: Path, cache: Path) -> None:
