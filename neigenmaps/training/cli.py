@@ -8,12 +8,8 @@ import difflib
 import json
 import os
 import pickle
-import platform
 import re
-import subprocess
-import sys
-from datetime import UTC, datetime
-from importlib.metadata import version
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,9 +19,9 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressB
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
-import neigenmaps
 from neigenmaps.errors import CheckpointError
 from neigenmaps.files import whole_file
+from neigenmaps.provenance import provenance
 from neigenmaps.training.datamodule import ViewsDataModule
 from neigenmaps.training.module import EigenmapModule
 from neigenmaps.training.ritz import FitRitz
@@ -56,7 +52,12 @@ class RunRecord(SaveConfigCallback):
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         assert trainer.log_dir is not None
         with whole_file(Path(trainer.log_dir) / "provenance.json") as path:
-            path.write_text(json.dumps(provenance(trainer, self.config.get("seed_everything")), indent=2) + "\n")
+            path.write_text(
+                json.dumps(
+                    provenance(self.config.get("seed_everything"), device=trainer.strategy.root_device), indent=2
+                )
+                + "\n"
+            )
 
 
 class EigenmapCLI(LightningCLI):
@@ -68,6 +69,7 @@ class EigenmapCLI(LightningCLI):
             ViewsDataModule,
             save_config_callback=RunRecord,
             seed_everything_default=0,
+            trainer_defaults={"enable_model_summary": False, "num_sanity_val_steps": 0},
             parser_class=SuggestingParser,
         )
 
@@ -130,28 +132,3 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(contents, dict) or "model_config" not in contents:
         raise CheckpointError(f"{path} is a checkpoint, but not one of neigenmaps: expected an entry 'model_config'")
     return contents
-
-
-def provenance(trainer: pl.Trainer, seed: Any) -> dict[str, Any]:
-    """Commit, command, seed, versions and device of a run."""
-    found = subprocess.run(
-        ["git", "-C", str(Path(neigenmaps.__file__).parent), "rev-parse", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    packages = ("torch", "torchvision", "pytorch-lightning", "timm", "lightly", "numpy")
-    return {
-        "neigenmaps": neigenmaps.__version__,
-        "commit": found.stdout.strip() or None,
-        "argv": sys.argv,
-        "seed": seed,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
-        "device": torch.cuda.get_device_name()
-        if trainer.strategy.root_device.type == "cuda"
-        else platform.processor() or "cpu",
-        "processes": trainer.world_size,
-        "threads": torch.get_num_threads(),
-    }

@@ -1,0 +1,117 @@
+"""Every objective on the handwritten digits, same network, views, optimiser and steps: kNN and mAP by code length.
+
+    python benchmarks/digits.py                      # 3 seeds, all objectives: about 40 minutes on 2 CPU cores
+    python benchmarks/digits.py --seeds 0 --objectives nested_low_rank_loss
+
+What is trained is `configs/digits.yaml`; what differs is the file in `configs/objectives`. Each network's projector is read in
+three ways, because an unordered code cut at a random place would be an unfair rival: as trained (centred), rotated by PCA, and
+rotated by Rayleigh-Ritz; its backbone features by PCA and by Rayleigh-Ritz. Writes `results/digits.json` with provenance.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from neigenmaps.evaluation import principal_components, truncation_curve
+from neigenmaps.evaluation.comparison import lengths_of
+from neigenmaps.files import whole_file
+from neigenmaps.functional.rayleigh_ritz import PairMoments, RitzResult, pair_moments, ritz_from_moments
+from neigenmaps.nn import NeuralEigenmapModel
+from neigenmaps.provenance import provenance
+from neigenmaps.training import EigenmapCLI, ViewsDataModule
+
+ROOT = Path(__file__).parent.parent
+OBJECTIVES = {
+    "nested low-rank (default)": None,
+    "nested low-rank, joint": "nested_low_rank_joint",
+    "neural eigenmap, alpha 0.5": "neural_eigenmap",
+    "neural eigenmap, published alpha": "neural_eigenmap_paper",
+    "spectral contrastive": "spectral_contrastive",
+    "Barlow Twins": "barlow_twins",
+    "VICReg": "vicreg",
+    "SimCLR": "simclr",
+}
+RITZ_PASSES = 12
+
+
+def train(objective: str | None, seed: int, epochs: int | None, folder: str) -> EigenmapCLI:
+    configs = [ROOT / "configs" / "digits.yaml"]
+    configs += [] if objective is None else [ROOT / "configs" / "objectives" / f"{objective}.yaml"]
+    arguments = [f"--config={path}" for path in configs]
+    arguments += [f"--seed_everything={seed}", f"--run.root={folder}", "--trainer.enable_progress_bar=false"]
+    arguments += ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.callbacks=[]"]
+    arguments += [] if epochs is None else [f"--trainer.max_epochs={epochs}"]
+    sys.argv = [sys.argv[0], "fit", *arguments]
+    return EigenmapCLI()
+
+
+@torch.no_grad()
+def ritz_of(model: NeuralEigenmapModel, data: ViewsDataModule, space: str) -> RitzResult:
+    """Rayleigh-Ritz on the features of one space, over augmented pairs of the training images."""
+    model.eval()
+    total: PairMoments | None = None
+    for views_VBCHW in data.training_views(RITZ_PASSES, torch.device("cpu")):
+        outputs = model(views_VBCHW.flatten(0, 1))
+        z1, z2 = (outputs.codes if space == "projector" else outputs.features).chunk(2)
+        moments = pair_moments(z1, z2)
+        total = moments if total is None else total.merge(moments)
+    assert total is not None
+    return ritz_from_moments(total, sign_rows=model.encode(data.splits.train.images_NCHW, space=space))
+
+
+def readings(model: NeuralEigenmapModel, data: ViewsDataModule) -> Iterator[tuple[str, Tensor, Tensor, list[float]]]:
+    """Name, training codes, held-out codes and eigenvalues (where known) of every reading of one network."""
+    for space in ("projector", "backbone"):
+        train, test = (model.encode(store.images_NCHW, space=space) for store in data.splits)
+        mean = train.mean(0)
+        if space == "projector":
+            yield "as trained", train - mean, test - mean, []
+        yield f"{space}, PCA", *principal_components(train, test, n_components=128), []
+        ritz = ritz_of(model, data, space)
+        scale = ritz.eigenvalues.clamp_min(0).sqrt().float()
+        train, test = ((ritz(codes) * scale)[:, :128] for codes in (train, test))
+        yield f"{space}, Rayleigh-Ritz", train, test, ritz.eigenvalues[:128].tolist()
+
+
+def measure(name: str, seed: int, epochs: int | None) -> dict[str, object]:
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        cli = train(OBJECTIVES[name], seed, epochs, folder)
+    seconds = time.perf_counter() - started
+    labels, test_labels = (store.labels_N for store in cli.datamodule.splits)
+    curves = {}
+    for reading, bank, queries, eigenvalues in readings(cli.model.model, cli.datamodule):
+        curve = truncation_curve(bank, labels, queries, test_labels, dims=lengths_of(bank.shape[1]))
+        curves[reading] = curve.as_dict() | {"eigenvalues": eigenvalues}
+    knn = curves["projector, Rayleigh-Ritz"]["knn_accuracy"]
+    print(
+        f"{name}, seed {seed}: {seconds:.0f} s, kNN after Rayleigh-Ritz {[round(value, 3) for value in knn]}",
+        flush=True,
+    )
+    return {"objective": name, "seed": seed, "fit_seconds": round(seconds, 1), "readings": curves}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--objectives", nargs="+", default=list(OBJECTIVES), choices=list(OBJECTIVES))
+    parser.add_argument("--epochs", type=int, default=None, help="instead of the config's")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "digits.json")
+    arguments = parser.parse_args()
+    record = provenance(arguments.seeds)
+    record["runs"] = [
+        measure(name, seed, arguments.epochs) for seed in arguments.seeds for name in arguments.objectives
+    ]
+    with whole_file(arguments.out) as path:
+        path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
