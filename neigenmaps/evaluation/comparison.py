@@ -28,13 +28,13 @@ def compare_lengths(
     pixels = flatten_images(bank.images_NCHW).float(), flatten_images(queries.images_NCHW).float()
     components = min(pixels[0].shape[1], len(bank) - 1, int(model.config["width"]))
     raw = model.encode(bank.images_NCHW, space="projector"), model.encode(queries.images_NCHW, space="projector")
-    codes = {
+    codes: dict[str, tuple[Tensor, ...]] = {
         EIGENMAP: (model.encode(bank.images_NCHW), model.encode(queries.images_NCHW)),
         PROJECTOR: (raw[0] - raw[0].mean(0), raw[1] - raw[0].mean(0)),
-        PCA: tuple(principal_components(*pixels, n_components=components)),
+        PCA: principal_components(*pixels, n_components=components),
     }
 
-    def curve(pair: tuple[Tensor, Tensor], dims: list[int]) -> TruncationCurve:
+    def curve(pair: tuple[Tensor, ...], dims: list[int]) -> TruncationCurve:
         a, b = (value.cpu() for value in pair)
         assert bank.labels_N is not None
         assert queries.labels_N is not None

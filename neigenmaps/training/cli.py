@@ -51,13 +51,9 @@ class RunRecord(SaveConfigCallback):
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         assert trainer.log_dir is not None
+        record = provenance(self.config.get("seed_everything"), device=trainer.strategy.root_device)
         with whole_file(Path(trainer.log_dir) / "provenance.json") as path:
-            path.write_text(
-                json.dumps(
-                    provenance(self.config.get("seed_everything"), device=trainer.strategy.root_device), indent=2
-                )
-                + "\n"
-            )
+            path.write_text(json.dumps(record, indent=2) + "\n")
 
 
 class EigenmapCLI(LightningCLI):

@@ -62,7 +62,7 @@ class EigenmapModule(pl.LightningModule):
             backbone_options=backbone_options,
         )
         if channels_last:
-            self.model.backbone = self.model.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.model.backbone = self.model.backbone.to(memory_format=torch.channels_last)
         self.objective = NestedLowRank() if objective is None else objective
         self.optimizer: OptimizerName = optimizer
         self.lr = lr
