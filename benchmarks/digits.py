@@ -10,6 +10,7 @@ rotated by Rayleigh-Ritz; its backbone features by PCA and by Rayleigh-Ritz. Wri
 
 import argparse
 import json
+import logging
 import sys
 import tempfile
 import time
@@ -41,7 +42,7 @@ OBJECTIVES = {
 RITZ_PASSES = 12
 
 
-def train(objective: str | None, seed: int, epochs: int | None, folder: str) -> EigenmapCLI:
+def fit(objective: str | None, seed: int, epochs: int | None, folder: str) -> EigenmapCLI:
     configs = [ROOT / "configs" / "digits.yaml"]
     configs += [] if objective is None else [ROOT / "configs" / "objectives" / f"{objective}.yaml"]
     arguments = [f"--config={path}" for path in configs]
@@ -83,7 +84,7 @@ def readings(model: NeuralEigenmapModel, data: ViewsDataModule) -> Iterator[tupl
 def measure(name: str, seed: int, epochs: int | None) -> dict[str, object]:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        cli = train(OBJECTIVES[name], seed, epochs, folder)
+        cli = fit(OBJECTIVES[name], seed, epochs, folder)
     seconds = time.perf_counter() - started
     labels, test_labels = (store.labels_N for store in cli.datamodule.splits)
     curves = {}
@@ -99,6 +100,7 @@ def measure(name: str, seed: int, epochs: int | None) -> dict[str, object]:
 
 
 def main() -> None:
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--objectives", nargs="+", default=list(OBJECTIVES), choices=list(OBJECTIVES))
@@ -106,11 +108,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "digits.json")
     arguments = parser.parse_args()
     record = provenance(arguments.seeds)
-    record["runs"] = [
-        measure(name, seed, arguments.epochs) for seed in arguments.seeds for name in arguments.objectives
-    ]
-    with whole_file(arguments.out) as path:
-        path.write_text(json.dumps(record, indent=1) + "\n")
+    record["runs"] = []
+    for seed in arguments.seeds:
+        for name in arguments.objectives:
+            record["runs"].append(measure(name, seed, arguments.epochs))
+            with whole_file(arguments.out) as path:  # after each run: an hour's work survives an interruption
+                path.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
