@@ -1,6 +1,7 @@
 """What `train.py` runs: train, then measure by code length, draw, and say where everything lies."""
 
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def train(args: list[str] | None = None) -> None:
     args = sys.argv[1:] if args is None else args
     args = args or ["fit", "--config", "configs/digits.yaml"]
     sys.argv = [sys.argv[0], *args]
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its tips and device lists hide the run's own lines
     try:
         cli = EigenmapCLI()
         if cli.config.subcommand == "fit" and cli.trainer.is_global_zero:

@@ -5,7 +5,7 @@ process), so that a run resumed at any step continues bit for bit, with no gener
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -30,34 +30,39 @@ class RowLoader:
     """Batches of row numbers; resumes inside an epoch.
 
     Shuffled (training): global batches by (seed, epoch), of which each process yields its share; incomplete ones are dropped.
-    Else: all rows in order, on every process alike, with the same seeds every time.
+    Else: all rows in order, on every process alike, with the same seeds every time. epoch: asked at the start of each pass.
     """
 
     def __init__(
-        self, part: Part, rows: int, batch_size: int, *, seed: int, shuffle: bool, rank: int = 0, world: int = 1
+        self,
+        part: Part,
+        rows: int,
+        batch_size: int,
+        *,
+        seed: int,
+        shuffle: bool,
+        epoch: Callable[[], int] = lambda: 0,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self.part, self.rows, self.batch_size, self.seed = part, rows, batch_size, seed
-        self.shuffle, self.rank, self.world = shuffle, rank, world
-        self.epoch, self.next_batch = 0, 0
-        self.sampler = self  # where Lightning looks for `set_epoch`
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch if self.shuffle else 0
+        self.shuffle, self.epoch, self.rank, self.world = shuffle, epoch, rank, world
+        self.next_batch = 0
 
     def __len__(self) -> int:
         return self.rows // self.batch_size if self.shuffle else -(-self.rows // self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        order = torch.arange(self.rows)
+        order, epoch = torch.arange(self.rows), self.epoch()
         if self.shuffle:
-            order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(mix(self.seed, self.epoch)))
+            order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(mix(self.seed, epoch)))
         start, self.next_batch = self.next_batch, 0
         for number in range(start, len(self)):
             rows = order[number * self.batch_size : (number + 1) * self.batch_size]
             if self.shuffle:
                 rows = rows[self.rank :: self.world]
             self.next_batch = (number + 1) % len(self)
-            yield {"part": self.part, "index": rows, "seed": mix(self.seed, self.epoch, number, self.rank)}
+            yield {"part": self.part, "index": rows, "seed": mix(self.seed, epoch, number, self.rank)}
 
     def state_dict(self) -> dict[str, int]:
         return {"next_batch": self.next_batch}
@@ -127,7 +132,14 @@ class ViewsDataModule(pl.LightningDataModule):
                 f"batch_size {self.batch_size} is of all processes together: expected a multiple of {world}"
             )
         return RowLoader(
-            "train", len(self.splits.train), self.batch_size, seed=self.seed, shuffle=True, rank=rank, world=world
+            "train",
+            len(self.splits.train),
+            self.batch_size,
+            seed=self.seed,
+            shuffle=True,
+            epoch=lambda: 0 if self.trainer is None else self.trainer.current_epoch,
+            rank=rank,
+            world=world,
         )
 
     def val_dataloader(self) -> RowLoader:
