@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from oracles import kernels
 
 TOY_41 = [1, 0.994, 0.9728, 0.9349, 0.9029, 0.8406, 0.8063, 0.724, 0.5663, 0.349, 0.3413, 0.2639]

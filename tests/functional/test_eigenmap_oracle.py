@@ -6,11 +6,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from oracles import eigenmap as oracle
-from oracles import kernels
 from torch import Tensor
 
 from neigenmaps.functional import eigenmap as E
+from oracles import eigenmap as oracle
+from oracles import kernels
 
 RTOL = 1e-10
 Objective = Callable[[Tensor, Tensor], E.EigenmapResult]

@@ -375,7 +375,7 @@ def test_cross_half_needs_four_rows(batch: int) -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(InputError, match="'sequential' or 'joint'.*'triangular'"):
+    with pytest.raises(InputError, match=r"'sequential' or 'joint'.*'triangular'"):
         E.nested_low_rank_loss(*outputs(), nesting="triangular")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="'constant' or 'adaptive'.*'exact'"):
+    with pytest.raises(InputError, match=r"'constant' or 'adaptive'.*'exact'"):
         E.neural_eigenmap_loss(*outputs(), alpha=1.0, weighting="exact")  # type: ignore[arg-type]

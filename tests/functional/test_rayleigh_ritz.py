@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from oracles import kernels
-from oracles import rayleigh_ritz as oracle
 from torch import Tensor
 
 from neigenmaps.errors import InputError, NonFiniteError, ShapeError
 from neigenmaps.functional.rayleigh_ritz import PairMoments, RitzResult, pair_moments, rayleigh_ritz, ritz_from_moments
+from oracles import kernels
+from oracles import rayleigh_ritz as oracle
 
 RTOL = 1e-10
 TOY = kernels.interval_joint(64, 0.05)
@@ -184,6 +184,16 @@ def test_moments_add_up_over_batches(sizes: list[int]) -> None:
         torch.testing.assert_close(got, want, rtol=RTOL, atol=1e-10)
     merged, whole = ritz_from_moments(total, sign_rows=f1), rayleigh_ritz(f1, f2)
     torch.testing.assert_close(merged.rotation, whole.rotation, rtol=1e-8, atol=1e-8)
+
+
+def test_moments_are_sums_over_both_views() -> None:
+    f1, f2 = pairs(rows=5)
+    moments = pair_moments(f1, f2)
+    stacked, swapped = torch.cat([f1, f2]), torch.cat([f2, f1])
+    assert moments.pairs == 5
+    torch.testing.assert_close(moments.sum_K, stacked.sum(0) / 2, rtol=RTOL, atol=1e-12)
+    torch.testing.assert_close(moments.second_KK, stacked.T @ stacked / 2, rtol=RTOL, atol=1e-12)
+    torch.testing.assert_close(moments.cross_KK, stacked.T @ swapped / 2, rtol=RTOL, atol=1e-12)
 
 
 # --- rank
