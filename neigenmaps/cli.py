@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import warnings
 from pathlib import Path
 
 from rich.console import Console
@@ -23,14 +24,23 @@ from neigenmaps.reporting import (
 from neigenmaps.training import EigenmapCLI, ViewsDataModule
 
 GALLERY_IMAGES = 2_000  # enough to show extremes of each function
+HARMLESS = (  # warnings of Lightning that no user can act on
+    "Checkpoint directory .* exists and is not empty",  # config.yaml lies in it already
+    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # its own use of torch
+)
 
 
-def train(args: list[str] | None = None) -> None:
-    """The command line of `train.py`; without arguments `fit --config configs/digits.yaml`."""
+def train(args: list[str] | None = None, *, default_config: Path | None = None) -> None:
+    """The command line of `train.py`; without arguments it fits `default_config`."""
     args = sys.argv[1:] if args is None else args
-    args = args or ["fit", "--config", "configs/digits.yaml"]
+    if not args and default_config is not None:
+        args = ["fit", "--config", str(default_config)]
     sys.argv = [sys.argv[0], *args]
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its tips and device lists hide the run's own lines
+    for harmless in HARMLESS:
+        warnings.filterwarnings("ignore", message=harmless)
+    logging.getLogger("pytorch_lightning").setLevel(
+        logging.WARNING
+    )  # its tips and device lists hide the run's own lines
     try:
         cli = EigenmapCLI()
         if cli.config.subcommand == "fit" and cli.trainer.is_global_zero:

@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import re
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,7 +20,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressB
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
-from neigenmaps.errors import CheckpointError
+from neigenmaps.errors import CheckpointError, InputError
 from neigenmaps.files import whole_file
 from neigenmaps.provenance import provenance
 from neigenmaps.training.datamodule import ViewsDataModule
@@ -30,24 +31,50 @@ STAMP = "NEIGENMAPS_RUN_STAMP"  # processes that Lightning starts inherit it, an
 
 
 class SuggestingParser(LightningArgumentParser):
-    """Answers an unknown key with the nearest known one."""
+    """Answers an unknown key with the nearest known one, in a few lines and without the list of all options."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)  # else --model.width_ would silently be some longer name
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if unknown := re.search(r"(?:[Kk]ey '|[Aa]rguments?: --)([\w.]+)", message):
-            parser = getattr(ex, "subcommand_parser", None) or self
-            known = [action.dest for parser in (self, *self._subparsers_of(parser)) for action in parser._actions]
-            if near := difflib.get_close_matches(unknown.group(1).removeprefix("fit."), known, n=1):
-                message = f"{message.rstrip()} Did you mean '{near[0]}'?"
+        parser = getattr(ex, "subcommand_parser", None) or self
+        message = message.rstrip()
+        if near := nearest_key(
+            message, [action.dest for one in self._with_subparsers(parser) for action in one._actions]
+        ):
+            message = f"{message}\nDid you mean '{near}'?"
+        if self.exit_on_error:
+            self.exit(2, f"error: {message}\n")
         super().error(message, ex)
 
     @staticmethod
-    def _subparsers_of(parser: Any) -> list[Any]:
+    def _with_subparsers(parser: Any) -> list[Any]:
         choices = [action.choices for action in parser._actions if isinstance(action.choices, dict)]
         return [parser, *(sub for names in choices for sub in names.values())]
 
 
+def nearest_key(message: str, known: list[str]) -> str | None:
+    """The name nearest to the unknown one that an error of jsonargparse speaks of; None if it speaks of none.
+
+    known: the parser's keys. Names of a module are looked up there; for arguments of a class jsonargparse itself suggests.
+    """
+    if "Did you mean" in message:
+        return None
+    if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
+        unknown, known = found[2], dir(sys.modules[found[1]])
+    elif found := re.search(r"[Oo]ption '([\w.]+)'|[Aa]rguments?: --([\w.]+)", message):
+        unknown = found[1] or found[2]
+    else:
+        return None
+    return next(iter(difflib.get_close_matches(unknown, known, n=1)), None)
+
+
 class RunRecord(SaveConfigCallback):
     """Beside `config.yaml`, `provenance.json`: what ran, where, on which versions."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        pl_module.check_images(trainer.datamodule)  # type: ignore[attr-defined,operator]  # before the folder is made
+        super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         assert trainer.log_dir is not None
@@ -82,16 +109,31 @@ class EigenmapCLI(LightningCLI):
         )
         parser.link_arguments("seed_everything", "data.seed")
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """What the module has steps for."""
+        return {name: skip for name, skip in LightningCLI.subcommands().items() if name in ("fit", "validate")}
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
-        if path := self.config[self.config.subcommand].get("ckpt_path"):
-            read_checkpoint(path)
+        config = self.config[self.config.subcommand]
+        config.weights_only = True  # Lightning reads the checkpoint again, and by default runs what is pickled in it
+        self.checkpoint = read_checkpoint(config.ckpt_path) if config.ckpt_path else None
+
+    def after_instantiate_classes(self) -> None:
+        if self.checkpoint is not None:
+            self.model.check_checkpoint(self.checkpoint)
+            self.checkpoint = None  # Lightning reads its own copy
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self.config[self.config.subcommand]
         run = config.run
         stamp = run.version or os.environ.setdefault(STAMP, datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
         self.run_folder = Path(run.root) / run.name / stamp
+        if self.config.subcommand == "fit" and (self.run_folder / "config.yaml").exists():
+            raise InputError(
+                f"{self.run_folder} already holds a run: choose another run.version, or none for a folder named by the time"
+            )
         if config.trainer.logger is None:
             loggers = (CSVLogger, TensorBoardLogger)
             kwargs["logger"] = [logger(run.root, name=run.name, version=stamp) for logger in loggers]
@@ -111,9 +153,6 @@ class EigenmapCLI(LightningCLI):
             kept = ModelCheckpoint(folder, "{epoch}", every_n_epochs=run.keep_every_n_epochs, save_top_k=-1)
             callbacks += [last, kept]
         return callbacks
-
-    def before_fit(self) -> None:
-        self.config_init[self.config.subcommand]["weights_only"] = True
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -8,9 +8,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from neigenmaps.errors import IdentifiabilityWarning, InputError, NonFiniteError
+from neigenmaps.errors import CheckpointError, IdentifiabilityWarning, InputError, NonFiniteError
 from neigenmaps.functional.eigenmap import EigenmapResult
 from neigenmaps.nn import NestedLowRank, NeuralEigenmapModel, Objective
+from neigenmaps.training.datamodule import ViewsDataModule
 from neigenmaps.training.gather import gather_rows
 from neigenmaps.training.optimizers import (
     OptimizerName,
@@ -86,7 +87,44 @@ class EigenmapModule(pl.LightningModule):
         """One pass over the probe set for all callbacks: codes of the clean images and of their views."""
         return {"codes": self.model(batch["images"]).codes, "view_codes": self.views_to_codes(batch["views"])}
 
+    def check_images(self, data: Any) -> None:
+        """InputError when the images of a `ViewsDataModule` (of another data module: unknown) do not fit the model."""
+        if not isinstance(data, ViewsDataModule):
+            return
+        channels, height, width = data.splits.train.images_NCHW.shape[1:]
+        expected, size = self.model.config["in_chans"], self.model.config["image_size"]
+        if channels != expected:
+            raise InputError(
+                f"the images of {data.dataset!r} have {channels} channel(s), the model expects {expected}: "
+                f"set model.in_chans to {channels}"
+            )
+        if (height, width) != (size, size) and not self._accepts(height, width):
+            raise InputError(
+                f"backbone {self.model.config['backbone']!r} does not take the images of {data.dataset!r}, which have "
+                f"{height}x{width} pixels: set data.image_size to {size}, or model.image_size (for transformers also "
+                f"model.backbone_options.img_size) to {height}"
+            )
+
+    @torch.no_grad()
+    def _accepts(self, height: int, width: int) -> bool:
+        parameter, was_training = next(self.model.parameters()), self.model.training
+        try:
+            self.model.eval()(parameter.new_zeros(1, self.model.config["in_chans"], height, width))
+        except (RuntimeError, AssertionError):  # what torch and timm raise for sizes
+            return False
+        finally:
+            self.model.train(was_training)
+        return True
+
+    def check_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """CheckpointError when a checkpoint holds another model than this one."""
+        theirs, ours = checkpoint.get("model_config", {}), self.model.config
+        if differ := [name for name in ours if theirs.get(name) != ours[name]]:
+            shown = "; ".join(f"{name} is {theirs.get(name)!r} there and {ours[name]!r} here" for name in differ)
+            raise CheckpointError(f"the checkpoint holds another model: {shown}; use its run folder's config.yaml")
+
     def on_fit_start(self) -> None:
+        self.check_images(self.trainer.datamodule)  # type: ignore[attr-defined]
         batch = getattr(self.trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
         if batch is not None and (doubt := self.objective.doubt(batch, self.model.config["width"])):
             warnings.warn(doubt, IdentifiabilityWarning, stacklevel=2)
@@ -109,4 +147,5 @@ class EigenmapModule(pl.LightningModule):
         checkpoint["generator_states"] = generator_states()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.check_checkpoint(checkpoint)
         restore_generators(checkpoint["generator_states"])
