@@ -239,7 +239,7 @@ def test_uncentred_outputs_spend_the_first_function_on_the_constant() -> None:
 
 
 def test_published_alpha_repeats_functions() -> None:
-    """alpha = .1, as at k = 2048, is far below the separating 1.5 of this kernel: copies instead of new functions."""
+    """alpha = .1, as at k = 2048, is far below the separating 1.1 of this kernel: copies instead of new functions."""
     found = learned(TOY, partial(E.neural_eigenmap_loss, alpha=E.paper_alpha(2048)))
     assert found.distinct <= 5
     assert found.cosines.min() < 0.5
@@ -258,9 +258,10 @@ def test_small_batches_are_enough_for_the_default() -> None:
 
 @pytest.mark.slow
 def test_sixteen_functions_of_a_finite_kernel() -> None:
-    kernel = kernels.finite(kernels.random_joint(np.random.default_rng(43), states=32, concentration=0.05))
-    found = learned(kernel, E.nested_low_rank_loss, outputs=16, steps=20_000)
-    check(found)
+    """Measured: .9986 on average, .992 at worst: the spectrum has gaps of two percent."""
+    found = learned(RANDOM, E.nested_low_rank_loss, outputs=16, steps=20_000)
+    check(found, cosine=0.985)
+    assert found.cosines.mean() >= 0.995
     assert found.distinct == 16
 
 
@@ -274,6 +275,8 @@ def test_sixteen_parities() -> None:
 
 @pytest.mark.slow
 def test_sixteen_fourier_functions() -> None:
+    """Measured: .997 on average, .983 at worst (the eighth frequency, eigenvalue .24), at two learning rates."""
     kernel = kernels.circle_shift(0.15, frequencies=20)
     found = learned(kernel, E.nested_low_rank_loss, outputs=16, steps=20_000, rate=1e-2, activation=nn.Tanh)
-    check(found)
+    check(found, cosine=0.975, value=0.04)
+    assert found.cosines.mean() >= 0.995
