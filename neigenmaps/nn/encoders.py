@@ -1,6 +1,7 @@
 """Backbones by name: every timm model, and a small network for 8x8 digits; the projector on top of them."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -71,13 +72,23 @@ def _shrink_stem(backbone: nn.Module, name: str) -> None:
     backbone.maxpool = nn.Identity()
 
 
+@contextlib.contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Evaluate without gradients; afterwards every part has its own mode back (a frozen backbone stays frozen)."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def feature_width(backbone: nn.Module, in_chans: int, image_size: int) -> int:
     """F, measured: some timm heads give another width than `num_features` says."""
-    was_training = backbone.training
-    backbone.eval()
-    with torch.no_grad():
+    with evaluation_mode(backbone):
         features = backbone(torch.zeros(1, in_chans, image_size, image_size))
-    backbone.train(was_training)
     if features.ndim != 2:
         raise InputError(f"expected a backbone that returns (B, F), got shape {tuple(features.shape)}")
     return int(features.shape[1])

@@ -1,6 +1,7 @@
 """The model people keep: images in, ordered eigenfunctions out, cut to any length."""
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from neigenmaps.errors import CheckpointError, InputError, NonFiniteError, NotFittedError, ShapeError
 from neigenmaps.files import whole_file
 from neigenmaps.functional.rayleigh_ritz import RitzResult
-from neigenmaps.nn.encoders import build_backbone, build_projector, feature_width
+from neigenmaps.nn.encoders import build_backbone, build_projector, evaluation_mode, feature_width
 from neigenmaps.types import Scaling, Space, Stem
 
 
@@ -76,6 +77,8 @@ class NeuralEigenmapModel(nn.Module):
         self.num_features = feature_width(self.backbone, in_chans, image_size)
         self.projector = build_projector(self.num_features, hidden, width)
         self.register_buffer("pixel_mean", _per_channel("pixel_mean", pixel_mean, in_chans))
+        if not min(pixel_std) > 0:
+            raise InputError(f"pixel_std: expected numbers above 0, got {list(pixel_std)}")
         self.register_buffer("pixel_std", _per_channel("pixel_std", pixel_std, in_chans))
         self.register_buffer("ritz_rotation", torch.zeros(width, width))
         self.register_buffer("ritz_mean", torch.zeros(width))
@@ -116,19 +119,15 @@ class NeuralEigenmapModel(nn.Module):
         Errors: NotFittedError before Rayleigh-Ritz has run; ShapeError, NonFiniteError, InputError for what is not
         images.
         """
-        images = self._checked(torch.as_tensor(images))
+        images = self._checked(_as_tensor(images))
         available = self._available(space)
         dims = available if dims is None else dims
         if not 1 <= dims <= available:
             raise InputError(f"expected dims between 1 and {available} for space {space!r}, got {dims}")
-        was_training = self.training
-        self.eval()
-        try:
-            with torch.no_grad():
-                chunks = [self._encode_batch(chunk, space, scaling)[:, :dims] for chunk in images.split(batch_size)]
-        finally:
-            self.train(was_training)
-        return torch.cat(chunks)
+        if batch_size < 1:
+            raise InputError(f"expected a batch_size of at least 1, got {batch_size}")
+        with evaluation_mode(self):
+            return torch.cat([self._encode_batch(part, space, scaling)[:, :dims] for part in images.split(batch_size)])
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `model.safetensors` and `config.json` into a folder, each whole or not at all."""
@@ -142,13 +141,16 @@ class NeuralEigenmapModel(nn.Module):
         """The model of a folder written by `save_pretrained`; runs no pickled code. CheckpointError when it does not fit."""
         folder = Path(folder)
         try:
-            config = json.loads((folder / "config.json").read_text())["neigenmaps"]
+            config = dict(json.loads((folder / "config.json").read_text())["neigenmaps"])
             state = load_file(folder / "model.safetensors")
-        except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise CheckpointError(
                 f"expected a folder with config.json and model.safetensors written by save_pretrained in {folder}: {error}"
             ) from error
-        model = cls(**config)
+        try:
+            model = cls(**config)
+        except (InputError, TypeError) as error:
+            raise CheckpointError(f"{folder / 'config.json'} describes no model of this version: {error}") from error
         model.load_weights(state)
         return model
 
@@ -168,7 +170,8 @@ class NeuralEigenmapModel(nn.Module):
         self.load_state_dict(dict(state))
 
     def _encode_batch(self, images_BCHW: Tensor, space: Space, scaling: Scaling) -> Tensor:
-        outputs = self(images_BCHW.to(self.pixel_mean.device))
+        images_BCHW = images_BCHW.to(self.pixel_mean.device)
+        outputs = self(images_BCHW if images_BCHW.dtype == torch.uint8 else images_BCHW.to(self.pixel_mean.dtype))
         if space == "backbone":
             return outputs.features.float()
         if space == "projector":
@@ -213,8 +216,16 @@ class NeuralEigenmapModel(nn.Module):
 
     def _normalised(self, images_BCHW: Tensor) -> Tensor:
         if images_BCHW.dtype == torch.uint8:
-            images_BCHW = images_BCHW.float() / 255
+            images_BCHW = images_BCHW.to(self.pixel_mean.dtype) / 255
         return (images_BCHW - self.pixel_mean) / self.pixel_std
+
+
+def _as_tensor(images: Tensor | np.ndarray) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="The given NumPy array is not writ"
+        )  # nothing here writes into images
+        return torch.as_tensor(images)
 
 
 def _per_channel(name: str, values: Sequence[float], channels: int) -> Tensor:

@@ -132,7 +132,7 @@ class Rival(Objective):
 
     def forward(self, z1: Tensor, z2: Tensor) -> EigenmapResult:
         with torch.autocast(z1.device.type, enabled=False):
-            z1, z2 = z1.float(), z2.float()
+            z1, z2 = (z.to(torch.promote_types(z.dtype, torch.float32)) for z in (z1, z2))
             loss = self.loss(z1, z2)
         quotients = rayleigh_quotients(z1, z2)
         with torch.no_grad():

@@ -11,6 +11,7 @@ from torch import Tensor
 from neigenmaps.errors import CheckpointError, IdentifiabilityWarning, InputError, NonFiniteError
 from neigenmaps.functional.eigenmap import EigenmapResult
 from neigenmaps.nn import NestedLowRank, NeuralEigenmapModel, Objective
+from neigenmaps.nn.encoders import evaluation_mode
 from neigenmaps.training.datamodule import ViewsDataModule
 from neigenmaps.training.gather import gather_rows
 from neigenmaps.training.optimizers import (
@@ -105,15 +106,13 @@ class EigenmapModule(pl.LightningModule):
                 f"model.backbone_options.img_size) to {height}"
             )
 
-    @torch.no_grad()
     def _accepts(self, height: int, width: int) -> bool:
-        parameter, was_training = next(self.model.parameters()), self.model.training
+        parameter, channels = next(self.model.parameters()), self.model.config["in_chans"]
         try:
-            self.model.eval()(parameter.new_zeros(1, self.model.config["in_chans"], height, width))
+            with evaluation_mode(self.model):
+                self.model(parameter.new_zeros(1, channels, height, width))
         except (RuntimeError, AssertionError):  # what torch and timm raise for sizes
             return False
-        finally:
-            self.model.train(was_training)
         return True
 
     def check_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
