@@ -127,11 +127,10 @@ def neural_eigenmap_loss(
     its hidden t = 10 (`paper_alpha`). Constant weighting finds new functions only for alpha > `separating_alpha(mu)`;
     below it, outputs repeat earlier ones. `stop_gradient=False` couples all pairs and so learns a span without order.
 
-    cross_half: the square as a product of two independent half batches, unbiased; else it is too large by about 1/B
-    per pair. floor: smallest R_ii that adaptive weighting divides by. R_ij / R_ii estimates G_ij with noise
-    1/(sqrt(B) R_ii), and k such terms push on function j, so that the noise outweighs the signal below R_ii =
-    sqrt(k/B), which is the default. It vanishes as B grows. `nested_low_rank_loss` needs none of this, because it
-    estimates G_ij directly.
+    cross_half: the square as a product of two independent half batches, unbiased (each half first averages the two view
+    orders, so it is that of the symmetrised R); else it is too large by about 1/B per pair.
+    floor: smallest R_ii that adaptive weighting divides by; `adaptive_floor` when None. `nested_low_rank_loss` needs none,
+    because it estimates G_ij directly instead of as R_ij / R_ii.
 
     Shapes: z1, z2 (B, k), B >= 2 (4 with cross_half). Source: Deng et al., arXiv 2210.12637, eq. 12-15; 2205.00165
     for `adaptive`.
@@ -148,7 +147,7 @@ def neural_eigenmap_loss(
     if weighting == "constant":
         weight_K = torch.ones_like(cross_K)
     elif weighting == "adaptive":
-        smallest = min(1.0, (width / batch) ** 0.5) if floor is None else floor
+        smallest = adaptive_floor(batch, width) if floor is None else floor
         weight_K = 1 / cross_K.detach().clamp_min(smallest)
     else:
         raise InputError(f"weighting must be 'constant' or 'adaptive', got {weighting!r}")
@@ -165,6 +164,16 @@ def neural_eigenmap_loss(
     penalty = (weight_K[:, None] * squares_KK.triu(1)).sum()
     alignment = cross_K.sum()
     return EigenmapResult(alpha * penalty - alignment, alignment, penalty, rayleigh_quotients(z1, z2))
+
+
+def adaptive_floor(batch: int, width: int) -> float:
+    """2 sqrt(2k/B): below it, dividing by R_ii costs more than it brings.
+
+    R_ij of half a batch has noise of variance 2/B, and k such terms over R_ii pull on function j: their noise is
+    sqrt(2k/B) / R_ii beside a signal of 1, and this keeps it below a half. Eigenvalues above the floor are deflated exactly,
+    those below as with constant alpha = 1 / floor; the floor vanishes as B grows.
+    """
+    return 2 * (2 * width / batch) ** 0.5
 
 
 def paper_alpha(width: int) -> float:

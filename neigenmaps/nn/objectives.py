@@ -11,6 +11,7 @@ from neigenmaps.functional.eigenmap import (
     EigenmapResult,
     Nesting,
     Weighting,
+    adaptive_floor,
     nested_low_rank_loss,
     neural_eigenmap_loss,
     paper_alpha,
@@ -82,11 +83,12 @@ class NeuralEigenmap(Objective):
         )
 
     def doubt(self, batch: int, width: int) -> str | None:
-        if self.weighting == "adaptive" and batch < 4 * width:
+        floor = adaptive_floor(batch, width) if self.floor is None else self.floor
+        if self.weighting == "adaptive" and floor >= 1:
             return (
-                f"adaptive weighting divides by eigenvalues known to 1/sqrt(B): at batch {batch} and width {width} it is "
-                f"exact only for eigenvalues above {(width / batch) ** 0.5:.2f} (its floor); use a batch of at least "
-                f"{4 * width}, or the nested low-rank objective"
+                f"adaptive weighting divides by eigenvalues known to 1/sqrt(B): at batch {batch} and width {width} its floor "
+                f"is {floor:.2f}, so that it is a constant weight of {self.alpha / floor:.2f}; use a batch above {8 * width}, or "
+                "the nested low-rank objective"
             )
         return super().doubt(batch, width)
 

@@ -129,7 +129,8 @@ def test_paper_default_alpha_is_the_readme_rule() -> None:
 def test_default_floor_is_the_noise_level() -> None:
     z1, z2 = outputs(batch=64)
     default, explicit = (
-        E.neural_eigenmap_loss(z1, z2, alpha=1.0, weighting="adaptive", floor=floor).loss for floor in (None, 0.25)
+        E.neural_eigenmap_loss(z1, z2, alpha=1.0, weighting="adaptive", floor=floor).loss
+        for floor in (None, 2 * (2 * 4 / 64) ** 0.5)
     )
     other = E.neural_eigenmap_loss(z1, z2, alpha=1.0, weighting="adaptive", floor=0.2).loss
     assert default == explicit

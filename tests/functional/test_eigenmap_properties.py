@@ -305,7 +305,7 @@ def test_adaptive_weight_is_bounded_where_views_disagree(agreement: float, cross
     z1[:, 0], z2[:, 0] = first, agreement * first + (1 - agreement**2) ** 0.5 * other
     objective = partial(adaptive, cross_half=cross_half)
     assert finite(objective, z1, z2)
-    floor = (5 / 32) ** 0.5
+    floor = 2 * (2 * 5 / 32) ** 0.5
     assert objective(z1, z2).orthogonality.abs() <= 10 / floor
     plain = constant(z1[:, :2], z2[:, :2], cross_half=cross_half).orthogonality
     torch.testing.assert_close(

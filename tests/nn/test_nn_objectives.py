@@ -128,14 +128,15 @@ def test_more_functions_than_rows_are_doubted(objective: Objective) -> None:
     doubt = objective.doubt(64, 65)
     assert doubt is not None
     assert "batch" in doubt
-    assert objective.doubt(512, 64) is None
+    assert objective.doubt(1024, 64) is None
 
 
 def test_adaptive_weighting_doubts_small_batches() -> None:
     doubt = NeuralEigenmap(weighting="adaptive").doubt(256, 128)
     assert doubt is not None
-    assert "512" in doubt
-    assert NeuralEigenmap(weighting="adaptive").doubt(512, 128) is None
+    assert "1024" in doubt
+    assert "constant weight of 0.50" in doubt
+    assert NeuralEigenmap(weighting="adaptive").doubt(2048, 128) is None
 
 
 def test_constant_weighting_doubts_eigenvalues_it_cannot_separate() -> None:
