@@ -101,6 +101,8 @@ class ViewsDataModule(pl.LightningDataModule):
         self.batch_size, self.seed, self.resident, self.probe_size = batch_size, seed, resident, probe_size
         self.augmentation = BatchAugmentation([ViewLaw()] if laws is None else laws)
         self._placed: dict[Part, Tensor] = {}
+        self._loader: RowLoader | None = None
+        self._resume_at: dict[str, int] | None = None
 
     def prepare_data(self) -> None:
         self._load()  # downloads and packs on one process, before the others look
@@ -131,7 +133,7 @@ class ViewsDataModule(pl.LightningDataModule):
             raise InputError(
                 f"batch_size {self.batch_size} is of all processes together: expected a multiple of {world}"
             )
-        return RowLoader(
+        self._loader = RowLoader(
             "train",
             len(self.splits.train),
             self.batch_size,
@@ -141,6 +143,18 @@ class ViewsDataModule(pl.LightningDataModule):
             rank=rank,
             world=world,
         )
+        if self._resume_at is not None:
+            self._loader.load_state_dict(self._resume_at)
+            self._resume_at = None
+        return self._loader
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the epoch stands. Lightning keeps the loader's state too, but does not give it back when the module has asked for
+        the number of steps (`estimated_stepping_batches`), because the loader is then made before the checkpoint is read."""
+        return {} if self._loader is None else self._loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self._resume_at = state_dict
 
     def val_dataloader(self) -> RowLoader:
         return RowLoader("probe", len(self.probe), CHUNK, seed=self.seed, shuffle=False)

@@ -132,11 +132,12 @@ def test_more_functions_than_rows_are_doubted(objective: Objective) -> None:
 
 
 def test_adaptive_weighting_doubts_small_batches() -> None:
-    doubt = NeuralEigenmap(weighting="adaptive").doubt(256, 128)
+    objective = NeuralEigenmap(weighting="adaptive")
+    doubt = objective.doubt(512, 128)
     assert doubt is not None
-    assert "1024" in doubt
-    assert "constant weight of 0.50" in doubt
-    assert NeuralEigenmap(weighting="adaptive").doubt(2048, 128) is None
+    assert "above 1024" in doubt
+    assert objective.doubt(1025, 128) is None
+    assert NeuralEigenmap(weighting="adaptive", floor=0.5).doubt(512, 128) is None
 
 
 def test_constant_weighting_doubts_eigenvalues_it_cannot_separate() -> None:
