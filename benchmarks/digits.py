@@ -1,7 +1,8 @@
 """Every objective on the handwritten digits, same network, views, optimiser and steps: kNN and mAP by code length.
 
     python benchmarks/digits.py                      # 3 seeds, all objectives: about 40 minutes on 2 CPU cores
-    python benchmarks/digits.py --seeds 0 --objectives nested_low_rank_loss
+    python benchmarks/digits.py --seeds 0 --objectives "nested low-rank, octave (default)" --out /tmp/one.json
+    python benchmarks/digits.py --report             # tables and picture from results/digits.json, no training
 
 What is trained is `configs/digits.yaml`; what differs is the file in `configs/objectives`. Each network's projector is read in
 three ways, because an unordered code cut at a random place would be an unfair rival: as trained (centred), rotated by PCA, and
@@ -16,21 +17,24 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from neigenmaps.evaluation import principal_components, truncation_curve
+from neigenmaps.evaluation import TruncationCurve, principal_components, truncation_curve
 from neigenmaps.evaluation.comparison import lengths_of
 from neigenmaps.files import whole_file
 from neigenmaps.functional.rayleigh_ritz import PairMoments, RitzResult, pair_moments, ritz_from_moments
 from neigenmaps.nn import NeuralEigenmapModel
 from neigenmaps.provenance import provenance
+from neigenmaps.reporting import markdown_table, plot_truncation
 from neigenmaps.training import EigenmapCLI, ViewsDataModule
 
 ROOT = Path(__file__).parent.parent
 OBJECTIVES = {
-    "nested low-rank (default)": None,
+    "nested low-rank, octave (default)": None,
+    "nested low-rank, sequential": "nested_low_rank_sequential",
     "nested low-rank, joint": "nested_low_rank_joint",
     "neural eigenmap, alpha 0.5": "neural_eigenmap",
     "neural eigenmap, published alpha": "neural_eigenmap_paper",
@@ -96,7 +100,20 @@ def measure(name: str, seed: int, epochs: int | None) -> dict[str, object]:
         f"{name}, seed {seed}: {seconds:.0f} s, kNN after Rayleigh-Ritz {[round(value, 3) for value in knn]}",
         flush=True,
     )
-    return {"objective": name, "seed": seed, "fit_seconds": round(seconds, 1), "readings": curves}
+    return {"objective": name} | provenance(seed) | {"fit_seconds": round(seconds, 1), "readings": curves}
+
+
+def report(record: dict[str, Any], folder: Path) -> None:
+    """Markdown tables by reading, and the picture of the README."""
+    by_reading: dict[str, dict[str, list[TruncationCurve]]] = {}
+    for run in record["runs"]:
+        for reading, curve in run["readings"].items():
+            kept = {name: values for name, values in curve.items() if name != "eigenvalues"}
+            by_reading.setdefault(reading, {}).setdefault(run["objective"], []).append(TruncationCurve(**kept))
+    for reading, curves in by_reading.items():
+        for measure in ("knn_accuracy", "retrieval_map"):
+            print(f"\n**{reading}**\n\n{markdown_table(curves, measure=measure)}")
+    plot_truncation(by_reading["projector, Rayleigh-Ritz"], folder / "digits.png")
 
 
 def main() -> None:
@@ -106,9 +123,14 @@ def main() -> None:
     parser.add_argument("--objectives", nargs="+", default=list(OBJECTIVES), choices=list(OBJECTIVES))
     parser.add_argument("--epochs", type=int, default=None, help="instead of the config's")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "digits.json")
+    parser.add_argument("--append", action="store_true", help="keep the runs already in the file --out")
+    parser.add_argument("--report", action="store_true", help="only tables and picture, from the file --out")
     arguments = parser.parse_args()
-    record = provenance(arguments.seeds)
-    record["runs"] = []
+    if arguments.report:
+        report(json.loads(arguments.out.read_text()), arguments.out.parent)
+        return
+    earlier = json.loads(arguments.out.read_text())["runs"] if arguments.append else []
+    record: dict[str, Any] = {"runs": earlier}
     for seed in arguments.seeds:
         for name in arguments.objectives:
             record["runs"].append(measure(name, seed, arguments.epochs))

@@ -25,7 +25,7 @@ from neigenmaps.errors import InputError, ShapeError
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Nesting = Literal["sequential", "joint"]
+Nesting = Literal["sequential", "joint", "octave"]
 Weighting = Literal["constant", "adaptive"]
 
 PAPER_TEMPERATURE = 10.0  # the published code scales each output to sum of squares t = 10, which multiplies alpha by t
@@ -68,7 +68,10 @@ def nested_low_rank_loss(
     blocks:
 
         sequential   -2 sum_j R_jj + sum_j G_jj^2 + 2 sum_{i<j} E[sg(f_i) f_j]^2    (each output fits its own length)
-        joint        -2 sum_j v_j R_jj + sum_{ij} min(v_i, v_j) G_ij^2, v_j = (k-j+1)/k (mean over the lengths 1..k)
+        joint        the mean over the lengths 1..k of the losses of the leading blocks, without stop-gradient, which is
+                     -2 sum_j v_j R_jj + sum_{ij} min(v_i, v_j) G_ij^2 with v_j = (k-j+1)/k
+        octave       the same with length l weighted by 1/l, so that every octave of lengths counts alike: v_j is the share of
+                     1 + 1/2 + ... + 1/k that lies at j and beyond
 
     Minimiser: f_j = sqrt(mu_j) phi_j, so that G_jj is the eigenvalue. There is no weight to choose. E[.]^2 is
     estimated without bias from pairs of *different* images. sg detaches f_i in both factors of the square: half of
@@ -82,12 +85,15 @@ def nested_low_rank_loss(
     if nesting == "sequential":
         alignment = _diagonal(z1, z2).sum()
         penalty = _sequential_penalty(z1, z2)
-    elif nesting == "joint":
-        level_K = torch.arange(width, 0, -1, dtype=z1.dtype, device=z1.device) / width
+    elif nesting in ("joint", "octave"):
+        lengths_K = torch.arange(1, width + 1, dtype=z1.dtype, device=z1.device)
+        share_K = torch.ones_like(lengths_K) if nesting == "joint" else 1 / lengths_K
+        share_K = share_K / share_K.sum()
+        level_K = share_K.flip(0).cumsum(0).flip(0)
         alignment = (level_K * _diagonal(z1, z2)).sum()
-        penalty = _joint_penalty(z1, z2, level_K)
+        penalty = _joint_penalty(z1, z2, level_K, share_K)
     else:
-        raise InputError(f"nesting must be 'sequential' or 'joint', got {nesting!r}")
+        raise InputError(f"nesting must be 'sequential', 'joint' or 'octave', got {nesting!r}")
     return EigenmapResult(penalty - 2 * alignment, alignment, penalty, rayleigh_quotients(z1, z2))
 
 
@@ -237,11 +243,11 @@ def _sequential_penalty(z1: Tensor, z2: Tensor) -> Tensor:
     return (all_pairs - same_image) / (batch * (batch - 1))
 
 
-def _joint_penalty(z1: Tensor, z2: Tensor, level_K: Tensor) -> Tensor:
-    """Unbiased sum_ij min(v_i, v_j) E[f_i f_j]^2; at b = c it is the mean over lengths l of (p_1 + ... + p_l)^2."""
-    batch, width = z1.shape
+def _joint_penalty(z1: Tensor, z2: Tensor, level_K: Tensor, share_K: Tensor) -> Tensor:
+    """Unbiased sum_ij min(v_i, v_j) E[f_i f_j]^2; at b = c it is sum_l w_l (p_1 + ... + p_l)^2 over lengths l of share w_l."""
+    batch = z1.shape[0]
     all_pairs = (torch.minimum(level_K[:, None], level_K[None, :]) * (z1.T @ z1) * (z2.T @ z2)).sum()
-    same_image = (z1 * z2).cumsum(1).square().sum() / width
+    same_image = (share_K * (z1 * z2).cumsum(1).square()).sum()
     return (all_pairs - same_image) / (batch * (batch - 1))
 
 

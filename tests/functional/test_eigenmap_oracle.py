@@ -35,6 +35,10 @@ PAIRS: dict[str, tuple[Callable[..., E.EigenmapResult], Callable[[bool], oracle.
         lambda a, b, center: E.nested_low_rank_loss(a, b, nesting="joint", center=center),
         lambda center: lambda s, f: oracle.nested_joint(f, center=center),
     ),
+    "octave": (
+        lambda a, b, center: E.nested_low_rank_loss(a, b, nesting="octave", center=center),
+        lambda center: lambda s, f: oracle.nested_octave(f, center=center),
+    ),
     "spectral_contrastive": (
         E.spectral_contrastive_loss,
         lambda center: lambda s, f: oracle.spectral_contrastive(f, center=center),
@@ -137,7 +141,7 @@ def test_default_floor_is_the_noise_level() -> None:
     assert default != other
 
 
-@pytest.mark.parametrize("name", [name for name in PAIRS if name not in ("sequential", "joint")])
+@pytest.mark.parametrize("name", [name for name in PAIRS if name not in ("sequential", "joint", "octave")])
 def test_result_parts_make_up_the_loss(name: str) -> None:
     result = PAIRS[name][0](*outputs(), center=True)
     weight, gain = (1.0, 2.0) if name == "spectral_contrastive" else (0.7, 1.0)
@@ -185,15 +189,18 @@ def population(table: Tensor, joint: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def pushing_weights(name: str, width: int) -> tuple[np.ndarray, np.ndarray]:
     """a_j and M_ij in the population gradient -4 (a_j T f_j - sum_i M_ij G_ij f_i)."""
     level = np.arange(width, 0, -1) / width
+    harmonic = 1 / np.arange(1, width + 1)
+    octave = np.array([harmonic[j:].sum() for j in range(width)]) / harmonic.sum()
     return {
         "sequential": (np.ones(width), np.triu(np.ones((width, width)))),
         "joint": (level, np.minimum.outer(level, level)),
+        "octave": (octave, np.minimum.outer(octave, octave)),
         "spectral_contrastive": (np.ones(width), np.ones((width, width))),
     }[name]
 
 
 @pytest.mark.parametrize("batch", [2, 3])
-@pytest.mark.parametrize("name", ["sequential", "joint", "spectral_contrastive"])
+@pytest.mark.parametrize("name", ["sequential", "joint", "octave", "spectral_contrastive"])
 def test_low_rank_losses_are_unbiased_and_push_as_the_population_does(name: str, batch: int) -> None:
     """The trap of section 4.3: with a factor 2 lost, function j is deflated by half of the earlier ones."""
     table = random_table(states=3, width=3)

@@ -23,13 +23,14 @@ ORDERED: dict[str, Objective] = {
 }
 COUPLED: dict[str, Objective] = {
     "joint": partial(E.nested_low_rank_loss, nesting="joint"),
+    "octave": partial(E.nested_low_rank_loss, nesting="octave"),
     "spectral_contrastive": E.spectral_contrastive_loss,
     "constant_no_stop": partial(constant, stop_gradient=False),
     "adaptive_no_stop": partial(adaptive, stop_gradient=False),
     "paper_no_stop": partial(E.paper_neural_eigenmap_loss, stop_gradient=False),
 }
 ALL = ORDERED | COUPLED
-LOW_RANK = ["sequential", "joint", "spectral_contrastive"]
+LOW_RANK = ["sequential", "joint", "octave", "spectral_contrastive"]
 UNIT_VARIANCE = [name for name in ALL if name not in LOW_RANK]
 CENTRED = [name for name in ALL if not name.startswith("paper")]
 
@@ -103,8 +104,8 @@ def test_first_nested_function_learns_as_if_alone() -> None:
 
 def test_one_function_has_no_order() -> None:
     z1, z2 = (z[:, :1] for z in outputs())
-    sequential, joint, plain = (loss_and_gradient(ALL[name], z1, z2) for name in LOW_RANK)
-    for other in (joint, plain):
+    sequential, *others = (loss_and_gradient(ALL[name], z1, z2) for name in LOW_RANK)
+    for other in others:
         for got, want in zip(other, sequential, strict=True):
             close(got, want)
 
@@ -117,11 +118,12 @@ def test_one_function_has_no_order() -> None:
     "objective",
     [
         partial(E.nested_low_rank_loss, nesting="joint"),
+        partial(E.nested_low_rank_loss, nesting="octave"),
         E.spectral_contrastive_loss,
         partial(constant, stop_gradient=False),
         partial(constant, stop_gradient=False, cross_half=True),
     ],
-    ids=["joint", "spectral_contrastive", "constant", "constant_cross_half"],
+    ids=["joint", "octave", "spectral_contrastive", "constant", "constant_cross_half"],
 )
 def test_gradcheck_where_nothing_is_stopped(objective: Objective, center: bool) -> None:
     z1, z2 = (z.requires_grad_() for z in outputs(batch=6, width=3))
@@ -218,7 +220,7 @@ def test_paper_loss_is_not_centred() -> None:
     assert not torch.isclose(shifted, E.paper_neural_eigenmap_loss(z1, z2).loss, rtol=1e-2)
 
 
-@pytest.mark.parametrize("name", ["joint", "spectral_contrastive"])
+@pytest.mark.parametrize("name", ["joint", "octave", "spectral_contrastive"])
 def test_plain_low_rank_loss_alone_is_blind_to_rotation(name: str) -> None:
     z1, z2 = outputs()
     generator = torch.Generator().manual_seed(0)
@@ -375,7 +377,7 @@ def test_cross_half_needs_four_rows(batch: int) -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(InputError, match=r"'sequential' or 'joint'.*'triangular'"):
+    with pytest.raises(InputError, match=r"'sequential', 'joint' or 'octave'.*'triangular'"):
         E.nested_low_rank_loss(*outputs(), nesting="triangular")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"'constant' or 'adaptive'.*'exact'"):
         E.neural_eigenmap_loss(*outputs(), alpha=1.0, weighting="exact")  # type: ignore[arg-type]

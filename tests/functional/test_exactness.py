@@ -184,6 +184,7 @@ def constant_objective() -> Objective:
 OTHERS: dict[str, tuple[Objective, float]] = {
     # pulls on each function are averaged over lengths, so that the last ones move k times slower: a higher rate
     "joint": (partial(E.nested_low_rank_loss, nesting="joint"), 1e-1),
+    "octave": (partial(E.nested_low_rank_loss, nesting="octave"), 1e-1),
     "constant": (constant_objective(), 2e-2),
     "adaptive": (partial(E.neural_eigenmap_loss, alpha=1.0, weighting="adaptive"), 2e-2),
     "adaptive_cross_half": (

@@ -31,8 +31,18 @@ def nested_sequential(s: Views, f: Views, *, center: bool = True) -> Any:
 
 def nested_joint(f: Views, *, center: bool = True) -> Any:
     """The mean over lengths l = 1..k of the plain low-rank loss of the first l functions."""
-    width = f[0].shape[1]
-    return sum(spectral_contrastive((f[0][:, :n], f[1][:, :n]), center=center) for n in range(1, width + 1)) / width
+    return _over_lengths(f, np.ones(f[0].shape[1]), center)
+
+
+def nested_octave(f: Views, *, center: bool = True) -> Any:
+    """The same mean with length l weighted by 1 / l."""
+    return _over_lengths(f, 1 / np.arange(1, f[0].shape[1] + 1), center)
+
+
+def _over_lengths(f: Views, shares: Any, center: bool) -> Any:
+    lengths = range(1, len(shares) + 1)
+    losses = [spectral_contrastive((f[0][:, :n], f[1][:, :n]), center=center) for n in lengths]
+    return sum(share * loss for share, loss in zip(shares, losses, strict=True)) / sum(shares)
 
 
 def spectral_contrastive(f: Views, *, center: bool = True) -> Any:
