@@ -27,7 +27,7 @@ class OnlineKNN(Callback):
         self.dims, self.n_neighbors = tuple(dims), n_neighbors
         self._codes: list[Tensor] = []
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         width = pl_module.model.config["width"]  # type: ignore[union-attr,index]
         if not isinstance(data, ViewsDataModule) or data.probe.labels_N is None:

@@ -10,6 +10,7 @@ import os
 import pickle
 import re
 import sys
+import warnings
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,6 +20,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from neigenmaps.errors import CheckpointError, InputError
 from neigenmaps.files import whole_file
@@ -69,12 +71,12 @@ def nearest_key(message: str, known: list[str]) -> str | None:
     return next(iter(difflib.get_close_matches(unknown, known, n=1)), None)
 
 
+class LastCheckpoint(ModelCheckpoint):
+    """A type of its own, as Lightning keeps the state of callbacks by type and period."""
+
+
 class RunRecord(SaveConfigCallback):
     """Beside `config.yaml`, `provenance.json`: what ran, where, on which versions."""
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        pl_module.check_images(trainer.datamodule)  # type: ignore[attr-defined,operator]  # before the folder is made
-        super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         assert trainer.log_dir is not None
@@ -140,7 +142,10 @@ class EigenmapCLI(LightningCLI):
         if config.trainer.default_root_dir is None:
             kwargs["default_root_dir"] = str(self.run_folder)
         self.trainer_defaults["callbacks"] = self._callbacks(config)
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ValueError) as error:
+            raise InputError(f"trainer: {error}") from error
 
     def _callbacks(self, config: Any) -> list[Callback]:
         run, folder = config.run, self.run_folder
@@ -149,7 +154,7 @@ class EigenmapCLI(LightningCLI):
         if config.trainer.enable_progress_bar is not False:
             callbacks.append(RichProgressBar())
         if keeps:
-            last = ModelCheckpoint(folder, "last", every_n_epochs=run.save_every_n_epochs, enable_version_counter=False)
+            last = LastCheckpoint(folder, "last", every_n_epochs=run.save_every_n_epochs, enable_version_counter=False)
             kept = ModelCheckpoint(folder, "{epoch}", every_n_epochs=run.keep_every_n_epochs, save_top_k=-1)
             callbacks += [last, kept]
         return callbacks
@@ -158,7 +163,9 @@ class EigenmapCLI(LightningCLI):
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """A checkpoint's contents, without running pickled code. CheckpointError when it is missing, corrupt or not ours."""
     try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # of a foreign file: refused below
+            contents = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"expected a checkpoint of neigenmaps in {path}, which cannot be read ({error}): "

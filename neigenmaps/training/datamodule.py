@@ -105,12 +105,13 @@ class ViewsDataModule(pl.LightningDataModule):
         self._resume_at: dict[str, int] | None = None
 
     def prepare_data(self) -> None:
-        self._load()  # downloads and packs on one process, before the others look
+        self.setup()  # downloads and packs on one process, before the others look
 
     def setup(self, stage: str | None = None) -> None:
-        """Load the images: `splits`, and `probe`, the rows that callbacks see: `probe_bank` training rows, then held-out ones."""
-        self.splits = self._load()
-        train, test = self.splits
+        """Load the images, once: `splits`, and `probe`, what callbacks see: `probe_bank` training rows, then held-out ones."""
+        if hasattr(self, "splits"):
+            return
+        train, test = splits = self._load()
         if len(train) < self.batch_size:
             raise InputError(
                 f"batch_size {self.batch_size} exceeds the {len(train)} training images: lower data.batch_size"
@@ -126,6 +127,7 @@ class ViewsDataModule(pl.LightningDataModule):
             class_names=train.class_names,
             source=f"probe of {train.source}",
         )
+        self.splits = splits
 
     def train_dataloader(self) -> RowLoader:
         rank, world = _process()

@@ -17,6 +17,7 @@ from neigenmaps.training.gather import gather_rows
 from neigenmaps.training.optimizers import (
     OptimizerName,
     build_optimizer,
+    check_rates,
     generator_states,
     restore_generators,
     warmup_cosine,
@@ -52,6 +53,7 @@ class EigenmapModule(pl.LightningModule):
         super().__init__()
         if not 0 <= warmup < 1:
             raise InputError(f"expected warmup as a share of all steps, in [0, 1), got {warmup}")
+        check_rates(lr, weight_decay)
         self.model = NeuralEigenmapModel(
             backbone,
             stem=stem,
@@ -88,6 +90,9 @@ class EigenmapModule(pl.LightningModule):
         """One pass over the probe set for all callbacks: codes of the clean images and of their views."""
         return {"codes": self.model(batch["images"]).codes, "view_codes": self.views_to_codes(batch["views"])}
 
+    def prepare_data(self) -> None:
+        self.check_images(self.trainer.datamodule)  # type: ignore[attr-defined]  # before loggers make a run folder
+
     def check_images(self, data: Any) -> None:
         """InputError when the images of a `ViewsDataModule` (of another data module: unknown) do not fit the model."""
         if not isinstance(data, ViewsDataModule):
@@ -123,7 +128,6 @@ class EigenmapModule(pl.LightningModule):
             raise CheckpointError(f"the checkpoint holds another model: {shown}; use its run folder's config.yaml")
 
     def on_fit_start(self) -> None:
-        self.check_images(self.trainer.datamodule)  # type: ignore[attr-defined]
         batch = getattr(self.trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
         if batch is not None and (doubt := self.objective.doubt(batch, self.model.config["width"])):
             warnings.warn(doubt, IdentifiabilityWarning, stacklevel=2)

@@ -21,10 +21,15 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
 
 
-def build_optimizer(model: nn.Module, name: OptimizerName, *, lr: float, weight_decay: float) -> Optimizer:
-    """Errors: InputError for a name or rate that is none."""
+def check_rates(lr: float, weight_decay: float) -> None:
+    """InputError unless lr is above 0 and weight_decay at least 0."""
     if not lr > 0 or not weight_decay >= 0:
         raise InputError(f"expected lr above 0 and weight_decay of at least 0, got {lr} and {weight_decay}")
+
+
+def build_optimizer(model: nn.Module, name: OptimizerName, *, lr: float, weight_decay: float) -> Optimizer:
+    """Errors: as `check_rates`; InputError for another name."""
+    check_rates(lr, weight_decay)
     groups = parameter_groups(model, weight_decay)
     if name == "adamw":
         return AdamW(groups, lr=lr, fused=all(p.device.type in ("cpu", "cuda") for p in model.parameters()))

@@ -20,8 +20,7 @@ def fit_ritz(model: NeuralEigenmapModel, data: ViewsDataModule, *, pairs: int = 
     pairs: how many at least; every training image is used equally often. Moments are summed in float64, batch by batch.
     Errors: InputError for fewer than 2 pairs; NonFiniteError when the model gives NaN or infinity.
     """
-    if pairs < 2:
-        raise InputError(f"expected at least 2 pairs, got {pairs}")
+    _check_pairs(pairs)
     device = model.ritz_rotation.device
     with evaluation_mode(model):
         moments = _moments(model, data, -(-pairs // len(data.splits.train)), device)
@@ -31,6 +30,11 @@ def fit_ritz(model: NeuralEigenmapModel, data: ViewsDataModule, *, pairs: int = 
     ritz = ritz_from_moments(moments, sign_rows=sign_rows)
     model.set_ritz(ritz)
     return ritz
+
+
+def _check_pairs(pairs: int) -> None:
+    if pairs < 2:
+        raise InputError(f"expected at least 2 pairs, got {pairs}")
 
 
 def _moments(model: NeuralEigenmapModel, data: ViewsDataModule, passes: int, device: torch.device) -> PairMoments:
@@ -46,6 +50,7 @@ class FitRitz(Callback):
     """`fit_ritz` when training ends. checkpoint: a file to write once more afterwards, so that the order is in it."""
 
     def __init__(self, pairs: int = 16384, checkpoint: str | Path | None = None) -> None:
+        _check_pairs(pairs)  # before hours of training
         self.pairs, self.checkpoint = pairs, checkpoint
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

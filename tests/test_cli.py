@@ -1,0 +1,407 @@
+"""The command line: a whole run and its folder, resume, and every way of asking for what does not exist."""
+
+import copy
+import csv
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from neigenmaps.cli import train
+from neigenmaps.errors import CheckpointError
+from neigenmaps.features import FeatureSet
+from neigenmaps.nn import NeuralEigenmapModel
+from neigenmaps.training import read_checkpoint
+
+REPOSITORY = Path(__file__).parent.parent
+CALLBACKS = [
+    {"class_path": "neigenmaps.training.OnlineKNN", "init_args": {"dims": [2]}},
+    {"class_path": "neigenmaps.training.SpectrumMonitor"},
+]
+
+
+def make_config(data: Path, folder: Path) -> dict[str, Any]:
+    return {
+        "seed_everything": 1,
+        "run": {
+            "root": str(folder / "runs"),
+            "name": "tiny",
+            "version": "v",
+            "save_every_n_epochs": 1,
+            "keep_every_n_epochs": 1,
+            "ritz_pairs": 100,
+        },
+        "trainer": {
+            "max_epochs": 2,
+            "accelerator": "cpu",
+            "devices": 1,
+            "log_every_n_steps": 1,
+            "enable_progress_bar": False,
+            "callbacks": copy.deepcopy(CALLBACKS),
+        },
+        "model": {"width": 4, "hidden": 8, "lr": 0.01, "objective": {"class_path": "neigenmaps.nn.NestedLowRank"}},
+        "data": {"dataset": str(data), "batch_size": 16, "laws": [{"rotate": 10, "noise": 0.1}]},
+    }
+
+
+def write_config(config: dict[str, Any], folder: Path) -> str:
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def finished(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of two epochs."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train.py"])
+        train(["fit", "--config", write_config(make_config(few_digits, folder), folder), "--run.ritz_pairs=90"])
+    return folder / "runs" / "tiny" / "v"
+
+
+@pytest.fixture
+def config(few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.chdir(tmp_path)
+    return make_config(few_digits, tmp_path)
+
+
+def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Exit code and message of a command that must not run, and must leave nothing behind."""
+    code, message = failure(arguments, capsys)
+    assert not Path("runs").exists()
+    return code, message
+
+
+def failure(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Exit code and message of a command that ends with an error."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        train(arguments)
+    code, printed = stopped.value.code, capsys.readouterr()
+    message = printed.err + (code if isinstance(code, str) else "")
+    assert message.lstrip().startswith("error: ")
+    assert "Traceback" not in message
+    assert "usage:" not in message
+    return (1, message) if isinstance(code, str) else (int(code or 0), message)
+
+
+def test_run_folder(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert {"config.yaml", "provenance.json", "metrics.csv", "last.ckpt", "epoch=0.ckpt", "epoch=1.ckpt"} <= names
+    assert {"model", "features", "summary.json"} <= names
+    assert {"eigenvalues.png", "eigenfunctions.png", "truncation.png"} <= names
+    assert not [name for name in names if "unfinished" in name]
+    for image in finished.glob("*.png"):
+        assert image.read_bytes().startswith(b"\x89PNG")
+
+
+def test_records(finished: Path) -> None:
+    provenance = json.loads((finished / "provenance.json").read_text())
+    assert provenance["seed"] == 1
+    assert "--run.ritz_pairs=90" in provenance["command"]
+    saved = yaml.safe_load((finished / "config.yaml").read_text())
+    assert saved["model"]["width"] == 4
+    assert saved["run"]["ritz_pairs"] == 90
+    assert saved["data"]["laws"][0]["rotate"] == 10
+    with (finished / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len([row for row in rows if row["train/loss"]]) == 8
+    assert len([row for row in rows if row["eval/knn_2"]]) == 2
+
+
+def test_summary(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["rank"] == 4
+    assert summary["eigenvalues"] == sorted(summary["eigenvalues"], reverse=True)
+    ours = summary["by_length"]["neural eigenmap"]
+    assert ours["dims"] == [2, 4]
+    for measure in ("knn_accuracy", "retrieval_map"):
+        assert len(ours[measure]) == 2
+        assert all(0 <= value <= 1 for value in ours[measure])
+    assert {"projector, as trained", "PCA of pixels", "raw pixels"} <= summary["by_length"].keys()
+
+
+def test_exported_model_and_features(finished: Path, few_digits: Path) -> None:
+    model = NeuralEigenmapModel.from_pretrained(finished / "model").eval()
+    checkpoint = read_checkpoint(finished / "last.ckpt")
+    other = NeuralEigenmapModel(**checkpoint["model_config"]).eval()
+    prefix = "model."
+    other.load_weights({k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)})
+    from neigenmaps.data import load_splits
+
+    for name, store in zip(("train", "test"), load_splits(str(few_digits)), strict=True):
+        codes = model.encode(store.images_NCHW)
+        assert torch.equal(codes, other.encode(store.images_NCHW))
+        features = FeatureSet.load(finished / "features" / f"{name}.safetensors")
+        assert torch.equal(features.embeddings_NF, codes)
+        assert features.row_fingerprint == store.fingerprint
+        assert features.eigenvalues_K is not None
+        assert torch.equal(features.eigenvalues_K, model.eigenvalues)
+
+
+def test_checkpoints_hold_nothing_pickled(finished: Path) -> None:
+    for path in finished.glob("*.ckpt"):
+        assert read_checkpoint(path)["model_config"]["width"] == 4
+
+
+def test_resume(config: dict[str, Any], tmp_path: Path, finished: Path) -> None:
+    train(["fit", "--config", write_config(config, tmp_path), "--ckpt_path", str(finished / "epoch=0.ckpt")])
+    ends = [read_checkpoint(folder / "last.ckpt") for folder in (finished, tmp_path / "runs" / "tiny" / "v")]
+    assert ends[0]["global_step"] == ends[1]["global_step"] == 8
+    assert all(torch.equal(value, ends[1]["state_dict"][name]) for name, value in ends[0]["state_dict"].items())
+    assert ends[0]["state_dict"]["model.ritz_rank"] == 4
+
+
+def test_validate(config: dict[str, Any], tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_config(config, tmp_path)
+    train(["validate", "--config", path, "--ckpt_path", str(finished / "last.ckpt")])
+    assert "knn_2" in capsys.readouterr().out
+
+
+def test_print_config(config: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        train(["fit", "--config", write_config(config, tmp_path), "--model.width=3", "--print_config"])
+    assert stopped.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["model"]["width"] == 3
+    assert printed["model"]["hidden"] == 8
+    assert printed["data"]["batch_size"] == 16
+    assert not Path("runs").exists()
+
+
+def test_later_configs_and_arguments_win(config: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    path = write_config(config, tmp_path)
+    overlay = str(REPOSITORY / "configs" / "objectives" / "barlow_twins.yaml")
+    with pytest.raises(SystemExit):
+        train(["fit", "--config", path, "--config", overlay, "--trainer.max_epochs=10", "--print_config"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["model"]["objective"]["class_path"] == "neigenmaps.nn.BarlowTwins"
+    assert printed["model"]["objective"]["init_args"] == {"lambda_param": 0.02}
+    assert printed["model"]["width"] == 4
+    assert printed["trainer"]["max_epochs"] == 10
+
+
+def test_unlabelled_images(config: dict[str, Any], tmp_path: Path, few_digits: Path) -> None:
+    import numpy as np
+
+    np.savez(tmp_path / "bare.npz", images=np.load(few_digits)["x_train"])
+    config["data"]["dataset"] = str(tmp_path / "bare.npz")
+    config["trainer"]["callbacks"] = CALLBACKS[1:]
+    config["trainer"]["max_epochs"] = 1
+    train(["fit", "--config", write_config(config, tmp_path)])
+    folder = tmp_path / "runs" / "tiny" / "v"
+    assert "by_length" not in json.loads((folder / "summary.json").read_text())
+    assert not (folder / "truncation.png").exists()
+    assert (folder / "eigenvalues.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("where", "key", "suggestion"),
+    [
+        (["trainer"], "max_epoch", "trainer.max_epochs"),
+        (["model"], "backbon", "model.backbone"),
+        (["data"], "batchsize", "data.batch_size"),
+        (["run"], "versoin", "run.version"),
+        ([], "seed_everythin", "seed_everything"),
+        (["model", "objective", "init_args"], "nestin", "nesting"),
+        (["trainer", "callbacks", 0, "init_args"], "dim", "dims"),
+        (["data", "laws", 0], "rotat", "rotate"),
+    ],
+)
+def test_unknown_keys_in_a_file(
+    config: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    where: list[str | int],
+    key: str,
+    suggestion: str,
+) -> None:
+    config["model"]["objective"]["init_args"] = {}
+    place: Any = config
+    for step in where:
+        place = place[step]
+    place[key] = 1
+    code, message = refusal(["fit", "--config", write_config(config, tmp_path)], capsys)
+    assert code == 2
+    assert key in message
+    assert f"Did you mean '{suggestion}'?" in message
+    assert message.count("Did you mean") == 1
+
+
+@pytest.mark.parametrize(
+    ("argument", "suggestion"),
+    [
+        ("--trainer.max_epoch=1", "trainer.max_epochs"),  # no abbreviations either
+        ("--model.backbon=resnet18", "model.backbone"),
+        ("--data.batchsize=3", "data.batch_size"),
+        ("--ckpt_pth=last.ckpt", "ckpt_path"),
+        ("--model.objective.init_args.nestin=joint", "nesting"),
+        ("--model.objective=neigenmaps.nn.NestedLowRan", "NestedLowRank"),
+    ],
+)
+def test_unknown_keys_on_the_command_line(
+    config: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], argument: str, suggestion: str
+) -> None:
+    code, message = refusal(["fit", "--config", write_config(config, tmp_path), argument], capsys)
+    assert code == 2
+    assert f"Did you mean '{suggestion}'?" in message
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--trainer.max_epochs=many", "max_epochs"),
+        ("--model.width=wide", "Expected a <class 'int'>"),
+        ("--model.stem=cifa", "cifar"),
+        ("--model.optimizer=sgd", "adamw"),
+        ("--config=nowhere.yaml", "nowhere.yaml"),
+        ("--nothing_like_it=1", "nothing_like_it"),
+    ],
+)
+def test_values_of_the_wrong_kind(
+    config: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], argument: str, message: str
+) -> None:
+    code, printed = refusal(["fit", "--config", write_config(config, tmp_path), argument], capsys)
+    assert code == 2
+    assert message in printed
+
+
+def test_unknown_subcommand(config: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["fitt"], ["test"], []):
+        code, message = refusal(arguments, capsys)
+        assert code == 2
+        assert "fit" in message
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--data.dataset=digit", "unknown data set 'digit': did you mean 'digits'?"),
+        ("--data.dataset=no/such/folder", "no/such/folder does not exist"),
+        ("--data.dataset=empty", "empty"),
+        ("--data.batch_size=71", "batch_size 71 exceeds the 70 training images"),
+        ("--model.backbone=resnet81", "unknown backbone 'resnet81': did you mean 'resnet"),
+        ("--model.width=0", "at least 1, got 0"),
+        ("--model.in_chans=3", "set model.in_chans to 1"),
+        ("--model.warmup=2", "warmup as a share"),
+        ("--model.lr=-1", "expected lr above 0"),
+        ("--run.ritz_pairs=1", "at least 2 pairs, got 1"),
+        ("--trainer.accelerator=abacus", "accelerator"),
+    ],
+)
+def test_values_that_cannot_work(
+    config: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], argument: str, message: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    code, printed = refusal(["fit", "--config", write_config(config, tmp_path), argument], capsys)
+    assert code == 1
+    assert message in printed
+
+
+def test_code_lengths_beyond_the_width(config: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    config["trainer"]["callbacks"][0] = {"class_path": CALLBACKS[0]["class_path"], "init_args": {"dims": [99]}}
+    code, printed = failure(["fit", "--config", write_config(config, tmp_path)], capsys)
+    assert not list(tmp_path.rglob("config.yaml"))
+    assert (code, "between 1 and 4" in printed) == (1, True)
+
+
+def test_a_folder_that_holds_a_run(config: dict[str, Any], tmp_path: Path, finished: Path, capsys: Any) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in finished.iterdir()}
+    arguments = ["fit", "--config", write_config(config, tmp_path), f"--run.root={finished.parent.parent}"]
+    code, printed = refusal(arguments, capsys)
+    assert (code, "already holds a run: choose another run.version" in printed) == (1, True)
+    assert {path.name: path.stat().st_mtime_ns for path in finished.iterdir()} == before
+
+
+class Malicious:
+    """A pickle that writes a file when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+def make_bad_checkpoint(kind: str, finished: Path, folder: Path) -> Path:
+    path, good = folder / "bad.ckpt", finished / "last.ckpt"
+    if kind == "garbage":
+        path.write_bytes(bytes(range(256)) * 8)
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "truncated":
+        path.write_bytes(good.read_bytes()[:-2000])
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "foreign":
+        torch.save({"state_dict": {}}, path)
+    elif kind == "pickle":
+        path.write_bytes(pickle.dumps({"model_config": Malicious(folder / "executed")}))
+    elif kind == "hidden pickle":  # beside everything that a checkpoint needs
+        torch.save(torch.load(good, weights_only=True) | {"extra": Malicious(folder / "executed")}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind", ["missing", "garbage", "empty", "truncated", "folder", "foreign", "pickle", "hidden pickle"]
+)
+@pytest.mark.parametrize("verb", ["fit", "validate"])
+def test_bad_checkpoints(
+    config: dict[str, Any], tmp_path: Path, finished: Path, capsys: Any, kind: str, verb: str
+) -> None:
+    path = make_bad_checkpoint(kind, finished, tmp_path)
+    code, message = refusal([verb, "--config", write_config(config, tmp_path), "--ckpt_path", str(path)], capsys)
+    assert code == 1
+    assert "bad.ckpt" in message
+    assert not (tmp_path / "executed").exists()
+    with pytest.raises(CheckpointError):
+        read_checkpoint(path)
+
+
+def test_the_malicious_pickle_would_work(tmp_path: Path) -> None:
+    """Else the test above shows nothing."""
+    pickle.loads(pickle.dumps(Malicious(tmp_path / "executed")))
+    assert (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate"])
+def test_lightning_reads_weights_only(
+    config: dict[str, Any], tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """The trainer opens the file a second time; it must not run what our own check would have refused."""
+    path = make_bad_checkpoint("hidden pickle", finished, tmp_path)
+    good = read_checkpoint(finished / "last.ckpt")
+    monkeypatch.setattr("neigenmaps.training.cli.read_checkpoint", lambda path: good)  # our check looks away
+    for options in ([], ["--weights_only=false"]):
+        with pytest.raises((pickle.UnpicklingError, SystemExit)):
+            train([verb, "--config", write_config(config, tmp_path), f"--ckpt_path={path}", *options])
+        assert not (tmp_path / "executed").exists()
+
+
+def test_a_checkpoint_of_another_width(config: dict[str, Any], tmp_path: Path, finished: Path, capsys: Any) -> None:
+    arguments = ["--config", write_config(config, tmp_path), "--model.width=5", f"--ckpt_path={finished / 'last.ckpt'}"]
+    code, message = refusal(["fit", *arguments], capsys)
+    assert (code, "width is 4 there and 5 here" in message) == (1, True)
+
+
+def test_train_py_finds_its_config_from_anywhere(tmp_path: Path) -> None:
+    """Without arguments: the digits, whatever the working directory. Stopped before it trains."""
+    probe = (
+        "import sys, runpy, neigenmaps.cli as cli\n"
+        "cli.EigenmapCLI = lambda: sys.exit(' '.join(sys.argv))\n"
+        f"sys.argv = ['train.py']\nrunpy.run_path({str(REPOSITORY / 'train.py')!r}, run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe], cwd=tmp_path, capture_output=True, text=True, check=False, env={**os.environ}
+    )
+    assert done.stderr.strip() == f"{REPOSITORY / 'train.py'} fit --config {REPOSITORY / 'configs' / 'digits.yaml'}"
+    assert (REPOSITORY / "configs" / "digits.yaml").is_file()
