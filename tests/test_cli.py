@@ -10,13 +10,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from neigenmaps.cli import train
-from neigenmaps.errors import CheckpointError
+from neigenmaps.data import DatasetSplits, ImageStore, load_splits
+from neigenmaps.errors import CheckpointError, InputError
+from neigenmaps.evaluation import knn_accuracy
+from neigenmaps.evaluation.comparison import compare_lengths, lengths_of, thin
 from neigenmaps.features import FeatureSet
+from neigenmaps.functional.ranking import retrieval_map
 from neigenmaps.nn import NeuralEigenmapModel
 from neigenmaps.training import read_checkpoint
 
@@ -136,8 +141,6 @@ def test_exported_model_and_features(finished: Path, few_digits: Path) -> None:
     other = NeuralEigenmapModel(**checkpoint["model_config"]).eval()
     prefix = "model."
     other.load_weights({k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)})
-    from neigenmaps.data import load_splits
-
     for name, store in zip(("train", "test"), load_splits(str(few_digits)), strict=True):
         codes = model.encode(store.images_NCHW)
         assert torch.equal(codes, other.encode(store.images_NCHW))
@@ -146,6 +149,36 @@ def test_exported_model_and_features(finished: Path, few_digits: Path) -> None:
         assert features.row_fingerprint == store.fingerprint
         assert features.eigenvalues_K is not None
         assert torch.equal(features.eigenvalues_K, model.eigenvalues)
+
+
+def test_curves_of_the_summary(finished: Path, few_digits: Path) -> None:
+    """As computed by hand from the features in the run folder."""
+    summary = json.loads((finished / "summary.json").read_text())["by_length"]["neural eigenmap"]
+    bank, queries = (FeatureSet.load(finished / "features" / f"{name}.safetensors") for name in ("train", "test"))
+    assert bank.labels_N is not None
+    assert queries.labels_N is not None
+    for number, m in enumerate(summary["dims"]):
+        codes = bank.embeddings_NF[:, :m], queries.embeddings_NF[:, :m]
+        accuracy = knn_accuracy(codes[0], bank.labels_N, codes[1], queries.labels_N)
+        assert summary["knn_accuracy"][number] == pytest.approx(accuracy)
+        found = retrieval_map(codes[1], codes[0], queries.labels_N, bank.labels_N)
+        assert summary["retrieval_map"][number] == pytest.approx(found.mean_average_precision)
+
+
+def test_a_comparison_needs_labels(finished: Path) -> None:
+    model = NeuralEigenmapModel.from_pretrained(finished / "model")
+    bare = ImageStore.from_tensors(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), source="bare")
+    with pytest.raises(InputError, match="needs labels"):
+        compare_lengths(model, DatasetSplits(bare, bare))
+
+
+def test_lengths_and_thinning() -> None:
+    assert lengths_of(128) == [2, 4, 8, 16, 32, 64, 128]
+    assert lengths_of(8) == [2, 4, 8]
+    assert lengths_of(1) == [1]
+    store = ImageStore.from_tensors(torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1), source="numbers")
+    assert thin(store, 10) is store
+    assert thin(store, 4).images_NCHW.flatten().tolist() == [0, 3, 6, 9]
 
 
 def test_checkpoints_hold_nothing_pickled(finished: Path) -> None:
@@ -191,8 +224,6 @@ def test_later_configs_and_arguments_win(config: dict[str, Any], tmp_path: Path,
 
 
 def test_unlabelled_images(config: dict[str, Any], tmp_path: Path, few_digits: Path) -> None:
-    import numpy as np
-
     np.savez(tmp_path / "bare.npz", images=np.load(few_digits)["x_train"])
     config["data"]["dataset"] = str(tmp_path / "bare.npz")
     config["trainer"]["callbacks"] = CALLBACKS[1:]
