@@ -39,9 +39,8 @@ def train(args: list[str] | None = None, *, default_config: Path | None = None) 
     sys.argv = [sys.argv[0], *args]
     for harmless in HARMLESS:
         warnings.filterwarnings("ignore", message=harmless)
-    logging.getLogger("pytorch_lightning").setLevel(
-        logging.WARNING
-    )  # its tips and device lists hide the run's own lines
+    # Lightning's tips and device lists hide the run's own lines
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     try:
         cli = EigenmapCLI()
         if cli.config.subcommand == "fit" and cli.trainer.is_global_zero:

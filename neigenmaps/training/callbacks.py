@@ -6,7 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, RichProgressBar
 from torch import Tensor
 
 from neigenmaps.errors import IdentifiabilityWarning, InputError
@@ -119,3 +119,13 @@ class SpectrumMonitor(Callback):
             warnings.warn(doubt, IdentifiabilityWarning, stacklevel=2)
             self._warned = True
         self._moments = None
+
+
+class RunProgressBar(RichProgressBar):
+    """One line at 100 columns: metrics by their last name, without the version number of the run folder."""
+
+    def get_metrics(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        metrics = super().get_metrics(trainer, pl_module)
+        return {name.rsplit("/", 1)[-1]: value for name, value in metrics.items() if name != "v_num"}

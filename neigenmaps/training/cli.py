@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -25,6 +25,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from neigenmaps.errors import CheckpointError, InputError
 from neigenmaps.files import whole_file
 from neigenmaps.provenance import provenance
+from neigenmaps.training.callbacks import RunProgressBar
 from neigenmaps.training.datamodule import ViewsDataModule
 from neigenmaps.training.module import EigenmapModule
 from neigenmaps.training.ritz import FitRitz
@@ -152,7 +153,7 @@ class EigenmapCLI(LightningCLI):
         keeps = config.trainer.enable_checkpointing is not False
         callbacks: list[Callback] = [FitRitz(run.ritz_pairs, folder / "last.ckpt" if keeps else None)]
         if config.trainer.enable_progress_bar is not False:
-            callbacks.append(RichProgressBar())
+            callbacks.append(RunProgressBar())
         if keeps:
             last = LastCheckpoint(folder, "last", every_n_epochs=run.save_every_n_epochs, enable_version_counter=False)
             kept = ModelCheckpoint(folder, "{epoch}", every_n_epochs=run.keep_every_n_epochs, save_top_k=-1)
