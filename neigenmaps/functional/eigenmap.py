@@ -280,6 +280,6 @@ def _prepare(z1: Tensor, z2: Tensor, center: bool) -> tuple[Tensor, Tensor]:
         raise ShapeError(f"expected at least 2 rows and 1 output, got {tuple(z1.shape)}: raise the batch size")
     if not z1.is_floating_point() or not z2.is_floating_point():
         raise InputError(f"expected floating-point outputs, got {z1.dtype} and {z2.dtype}")
-    if z1.dtype in (torch.float16, torch.bfloat16):
-        z1, z2 = z1.float(), z2.float()
+    precision = torch.promote_types(torch.promote_types(z1.dtype, z2.dtype), torch.float32)
+    z1, z2 = z1.to(precision), z2.to(precision)
     return _centered(z1, z2) if center else (z1, z2)
