@@ -3,9 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from jsonargparse import auto_cli
 from scipy import stats
 from torch import Tensor
@@ -372,3 +374,13 @@ def test_a_law_can_be_stated_in_a_configuration() -> None:
     expected = ViewLaw(crop_scale=(0.2, 1.0), flip=0.5)
     assert auto_cli(build, args=[f"--laws=[{law}, {{}}]"], as_positional=False).laws == (expected, ViewLaw())
     assert auto_cli(build, args=[f"--laws={law}"], as_positional=False).laws == (expected,)
+
+
+@pytest.mark.parametrize(
+    ("config", "law"), [("digits", digits_law()), ("mnist", mnist_law()), ("cifar10", simclr_cifar_law())]
+)
+def test_presets_are_what_the_configs_say(config: str, law: ViewLaw) -> None:
+    path = Path(__file__).parents[2] / "configs" / f"{config}.yaml"
+    (written,) = yaml.safe_load(path.read_text())["data"]["laws"]
+    ranges = {name: tuple(value) if isinstance(value, list) else value for name, value in written.items()}
+    assert ViewLaw(**ranges) == law
