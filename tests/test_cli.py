@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from pytorch_lightning.cli import LightningCLI
 
 from neigenmaps.cli import train
 from neigenmaps.data import DatasetSplits, ImageStore, load_splits
@@ -347,9 +348,10 @@ def test_code_lengths_beyond_the_width(config: dict[str, Any], tmp_path: Path, c
 
 def test_a_folder_that_holds_a_run(config: dict[str, Any], tmp_path: Path, finished: Path, capsys: Any) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in finished.iterdir()}
-    arguments = ["fit", "--config", write_config(config, tmp_path), f"--run.root={finished.parent.parent}"]
-    code, printed = refusal(arguments, capsys)
-    assert (code, "already holds a run: choose another run.version" in printed) == (1, True)
+    for verb in ("fit", "validate"):  # a logger would delete metrics.csv
+        arguments = [verb, "--config", write_config(config, tmp_path), f"--run.root={finished.parent.parent}"]
+        code, printed = refusal(arguments, capsys)
+        assert (code, "already holds a run: choose another run.version" in printed) == (1, True)
     assert {path.name: path.stat().st_mtime_ns for path in finished.iterdir()} == before
 
 
@@ -411,8 +413,11 @@ def test_lightning_reads_weights_only(
     """The trainer opens the file a second time; it must not run what our own check would have refused."""
     path = make_bad_checkpoint("hidden pickle", finished, tmp_path)
     good = read_checkpoint(finished / "last.ckpt")
-    monkeypatch.setattr("neigenmaps.training.cli.read_checkpoint", lambda path: good)  # our check looks away
-    for options in ([], ["--weights_only=false"]):
+    monkeypatch.setattr("neigenmaps.training.cli.read_checkpoint", lambda path: good)  # our check looks away,
+    monkeypatch.setattr(
+        LightningCLI, "_parse_ckpt_path", lambda cli: None, raising=False
+    )  # and that of its command line
+    for options in (["--run.version=a"], ["--run.version=b", "--weights_only=false"]):
         with pytest.raises((pickle.UnpicklingError, SystemExit)):
             train([verb, "--config", write_config(config, tmp_path), f"--ckpt_path={path}", *options])
         assert not (tmp_path / "executed").exists()

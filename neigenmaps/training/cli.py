@@ -133,7 +133,7 @@ class EigenmapCLI(LightningCLI):
         run = config.run
         stamp = run.version or os.environ.setdefault(STAMP, datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
         self.run_folder = Path(run.root) / run.name / stamp
-        if self.config.subcommand == "fit" and (self.run_folder / "config.yaml").exists():
+        if (self.run_folder / "config.yaml").exists():
             raise InputError(
                 f"{self.run_folder} already holds a run: choose another run.version, or none for a folder named by the time"
             )
