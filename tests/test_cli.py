@@ -441,3 +441,30 @@ def test_train_py_finds_its_config_from_anywhere(tmp_path: Path) -> None:
     )
     assert done.stderr.strip() == f"{REPOSITORY / 'train.py'} fit --config {REPOSITORY / 'configs' / 'digits.yaml'}"
     assert (REPOSITORY / "configs" / "digits.yaml").is_file()
+
+
+@pytest.mark.ddp
+def test_two_processes_make_one_run(config: dict[str, Any], tmp_path: Path) -> None:
+    """In processes of their own, because Lightning starts the second by the command line of the first."""
+    config["trainer"] |= {"devices": 2, "max_epochs": 1}
+    command = [sys.executable, str(REPOSITORY / "train.py"), "fit", "--config", write_config(config, tmp_path)]
+    env = {
+        name: value for name, value in os.environ.items() if not name.startswith(("NEIGENMAPS_", "LOCAL_", "PYTEST_"))
+    }
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+        env=env | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs" / "tiny" / "v"
+    assert (folder / "provenance.json").exists()
+    contents = read_checkpoint(folder / "last.ckpt")
+    assert contents["global_step"] == 4
+    model = NeuralEigenmapModel.from_pretrained(folder / "model")
+    assert torch.equal(model.ritz_rotation, contents["state_dict"]["model.ritz_rotation"])
+    assert "sync_dist" not in done.stderr

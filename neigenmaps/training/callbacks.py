@@ -52,9 +52,9 @@ class OnlineKNN(Callback):
         self._codes.append(outputs["codes"].detach().float())
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.sanity_checking:
-            return
         data: ViewsDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        if sum(map(len, self._codes)) < len(data.probe):  # sanity check, fast_dev_run, limit_val_batches
+            return
         codes, labels = torch.cat(self._codes), data.probe.labels_N
         assert labels is not None
         labels, bank = labels.to(codes.device), data.probe_bank
@@ -68,7 +68,7 @@ class OnlineKNN(Callback):
                 n_neighbors=min(self.n_neighbors, bank),
             )
             name = "full" if m == codes.shape[1] else str(m)
-            pl_module.log(f"eval/knn_{name}", accuracy, prog_bar=name != "full", sync_dist=False)
+            pl_module.log(f"eval/knn_{name}", accuracy, prog_bar=name != "full", sync_dist=True)
         self._codes = []
 
 
@@ -113,7 +113,9 @@ class SpectrumMonitor(Callback):
             "distinct": float(distinct_count(second_KK)),
             "ordered": falls.double().mean().item() if len(eigenvalues_K) > 1 else 1.0,
         }
-        pl_module.log_dict({f"spectrum/{name}": value for name, value in measured.items()}, batch_size=1)
+        pl_module.log_dict(
+            {f"spectrum/{name}": value for name, value in measured.items()}, batch_size=1, sync_dist=True
+        )
         doubt = pl_module.objective.doubt_spectrum(eigenvalues_K.clamp_min(0))  # type: ignore[union-attr,operator]
         if doubt and not self._warned:
             warnings.warn(doubt, IdentifiabilityWarning, stacklevel=2)

@@ -79,10 +79,14 @@ class LastCheckpoint(ModelCheckpoint):
 class RunRecord(SaveConfigCallback):
     """Beside `config.yaml`, `provenance.json`: what ran, where, on which versions."""
 
-    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         assert trainer.log_dir is not None
+        self.folder = Path(trainer.log_dir)  # asked here, on every process, as the answer is broadcast
+        super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         record = provenance(self.config.get("seed_everything"), device=trainer.strategy.root_device)
-        with whole_file(Path(trainer.log_dir) / "provenance.json") as path:
+        with whole_file(self.folder / "provenance.json") as path:
             path.write_text(json.dumps(record, indent=2) + "\n")
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class _GatherRows(torch.autograd.Function):
@@ -33,6 +33,13 @@ def gather_rows(rows_BK: Tensor) -> Tensor:
         return rows_BK
     gathered: Tensor = _GatherRows.apply(rows_BK)
     return gathered
+
+
+def share_buffers(module: nn.Module) -> None:
+    """Every process takes the buffers of the first: after a step, running statistics differ between processes."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0)
 
 
 def sum_over_processes(value: Tensor) -> Tensor:

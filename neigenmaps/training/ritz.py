@@ -11,7 +11,7 @@ from neigenmaps.functional.rayleigh_ritz import PairMoments, RitzResult, pair_mo
 from neigenmaps.nn import NeuralEigenmapModel
 from neigenmaps.nn.encoders import evaluation_mode
 from neigenmaps.training.datamodule import CHUNK, ViewsDataModule
-from neigenmaps.training.gather import sum_over_processes
+from neigenmaps.training.gather import share_buffers, sum_over_processes
 
 
 def fit_ritz(model: NeuralEigenmapModel, data: ViewsDataModule, *, pairs: int = 16384) -> RitzResult:
@@ -22,6 +22,7 @@ def fit_ritz(model: NeuralEigenmapModel, data: ViewsDataModule, *, pairs: int = 
     """
     _check_pairs(pairs)
     device = model.ritz_rotation.device
+    share_buffers(model)
     with evaluation_mode(model):
         moments = _moments(model, data, -(-pairs // len(data.splits.train)), device)
         sign_rows = model(data.splits.train.images_NCHW[:CHUNK].to(device)).codes

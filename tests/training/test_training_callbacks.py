@@ -106,6 +106,14 @@ def test_values_reach_the_log_file(few_digits: Path, tmp_path: Path) -> None:
     assert {"train/loss", "train/alignment", "eval/knn_2", "eval/knn_full", "spectrum/distinct"} <= set(header)
 
 
+def test_part_of_the_probe_gives_no_accuracy(few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("neigenmaps.training.datamodule.CHUNK", 40)
+    trainer = make_trainer(tmp_path, callbacks=[OnlineKNN([2]), SpectrumMonitor()], limit_val_batches=1)
+    trainer.fit(make_module(), make_data(few_digits))
+    assert not [name for name in trainer.callback_metrics if name.startswith("eval/")]
+    assert "spectrum/distinct" in trainer.callback_metrics
+
+
 @pytest.mark.parametrize("dims", [(5,), (0,), (2, -1)])
 def test_code_lengths_out_of_range(few_digits: Path, tmp_path: Path, dims: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="between 1 and 4, got"):

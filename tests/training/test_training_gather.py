@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from neigenmaps.nn import NestedLowRank, NeuralEigenmap, Objective, PaperNeuralEigenmap, SpectralContrastive
 from neigenmaps.training import gather_rows
-from neigenmaps.training.gather import sum_over_processes
+from neigenmaps.training.gather import share_buffers, sum_over_processes
 
 WORLD, ROWS, WIDTH = 2, 12, 4
 
@@ -49,7 +49,11 @@ def work(rank: int, port: int, folder: str) -> None:
     dist.init_process_group("gloo", rank=rank, world_size=WORLD)
     views = make_views()[:, rank * ROWS // WORLD : (rank + 1) * ROWS // WORLD]
     found = {name: loss_and_gradient(objective, views) for name, objective in make_objectives().items()}
+    norm = nn.BatchNorm1d(2)
+    norm.running_mean = torch.full((2,), float(rank))
+    share_buffers(norm)
     everything = {
+        "statistics": norm.running_mean,
         "losses": found,
         "gathered": gather_rows(views[0]),
         "sum": sum_over_processes(torch.tensor(rank + 1.0)),
@@ -79,9 +83,11 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     for rank in ranks:
         assert torch.equal(rank["gathered"], make_views()[0])
         assert rank["sum"] == 3
+        assert torch.equal(rank["statistics"], torch.zeros(2))
 
 
 def test_one_process_gathers_nothing() -> None:
     rows = torch.rand(3, 2)
     assert gather_rows(rows) is rows
     assert sum_over_processes(rows) is rows
+    share_buffers(nn.BatchNorm1d(2))
