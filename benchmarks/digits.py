@@ -43,6 +43,7 @@ OBJECTIVES = {
     "VICReg": "vicreg",
     "SimCLR": "simclr",
 }
+PICTURED = ["nested low-rank, octave (default)", "spectral contrastive", "Barlow Twins", "VICReg", "SimCLR"]
 RITZ_PASSES = 12
 
 
@@ -110,10 +111,18 @@ def report(record: dict[str, Any], folder: Path) -> None:
         for reading, curve in run["readings"].items():
             kept = {name: values for name, values in curve.items() if name != "eigenvalues"}
             by_reading.setdefault(reading, {}).setdefault(run["objective"], []).append(TruncationCurve(**kept))
-    for reading, curves in by_reading.items():
-        for measure in ("knn_accuracy", "retrieval_map"):
-            print(f"\n**{reading}**\n\n{markdown_table(curves, measure=measure)}")
-    plot_truncation(by_reading["projector, Rayleigh-Ritz"], folder / "digits.png")
+    tables = [
+        f"**{reading}**\n\n{markdown_table(curves, measure=measure)}"
+        for reading, curves in by_reading.items()
+        for measure in ("knn_accuracy", "retrieval_map")
+    ]
+    with whole_file(folder / "digits.md") as path:
+        path.write_text("\n".join(["# Digits, by objective, reading and code length\n", *tables]))
+    for reading, name in (("as trained", "as_trained"), ("projector, Rayleigh-Ritz", "rayleigh_ritz")):
+        shown = {
+            objective: by_reading[reading][objective] for objective in PICTURED if objective in by_reading[reading]
+        }
+        plot_truncation(shown, folder / f"digits_{name}.png")
 
 
 def main() -> None:
