@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import warnings
+from datetime import timedelta
 from pathlib import Path
 
 from rich.console import Console
@@ -44,7 +45,9 @@ def train(args: list[str] | None = None, *, default_config: Path | None = None) 
     try:
         cli = EigenmapCLI()
         if cli.config.subcommand == "fit" and cli.trainer.is_global_zero:
-            finish_run(cli.model.model, cli.datamodule, cli.run_folder, Console())
+            console = Console()
+            console.print(f"Trained in {timedelta(seconds=round(cli.fit_seconds))}.")
+            finish_run(cli.model.model, cli.datamodule, cli.run_folder, console)
     except NeigenmapsError as error:
         sys.exit(f"error: {error}")
 

@@ -68,7 +68,7 @@ class OnlineKNN(Callback):
                 n_neighbors=min(self.n_neighbors, bank),
             )
             name = "full" if m == codes.shape[1] else str(m)
-            pl_module.log(f"eval/knn_{name}", accuracy, prog_bar=name != "full", sync_dist=True)
+            pl_module.log(f"eval/knn_{name}", accuracy, prog_bar=m == self.dims[0], sync_dist=True)
         self._codes = []
 
 

@@ -10,6 +10,7 @@ import os
 import pickle
 import re
 import sys
+import time
 import warnings
 from datetime import datetime
 from pathlib import Path
@@ -131,6 +132,12 @@ class EigenmapCLI(LightningCLI):
         if self.checkpoint is not None:
             self.model.check_checkpoint(self.checkpoint)
             self.checkpoint = None  # Lightning reads its own copy
+
+    def before_fit(self) -> None:
+        self._started = time.perf_counter()
+
+    def after_fit(self) -> None:
+        self.fit_seconds = time.perf_counter() - self._started
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self.config[self.config.subcommand]
