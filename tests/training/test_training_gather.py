@@ -71,7 +71,7 @@ def free_port() -> int:
 @pytest.mark.ddp
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     mp.spawn(work, args=(free_port(), str(tmp_path)), nprocs=WORLD)
-    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD)]
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
     for name, objective in make_objectives().items():
         loss, gradient = loss_and_gradient(objective, make_views())
         for rank in ranks:
