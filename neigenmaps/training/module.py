@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from neigenmaps.errors import CheckpointError, IdentifiabilityWarning, InputError, NonFiniteError
@@ -22,6 +23,7 @@ from neigenmaps.training.optimizers import (
     restore_generators,
     warmup_cosine,
 )
+from neigenmaps.training.ritz import FitRitz
 from neigenmaps.types import Stem
 
 
@@ -138,6 +140,12 @@ class EigenmapModule(pl.LightningModule):
                 f"the loss is {outputs['loss'].item()} at step {self.global_step}: lower lr, raise warmup, or train in "
                 "float32 (trainer.precision=32); checkpoints of earlier epochs are intact"
             )
+
+    def configure_callbacks(self) -> list[Callback]:
+        """A trainer that was given no `FitRitz` gets one, so that a trained model can always `encode`."""
+        has_one = any(isinstance(callback, FitRitz) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+        fits = isinstance(self.trainer.datamodule, ViewsDataModule)  # type: ignore[attr-defined]
+        return [] if has_one or not fits else [FitRitz()]
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.model, self.optimizer, lr=self.lr, weight_decay=self.weight_decay)

@@ -54,10 +54,12 @@ class FitRitz(Callback):
         _check_pairs(pairs)  # before hours of training
         self.pairs, self.checkpoint = pairs, checkpoint
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, ViewsDataModule):
             raise InputError(f"FitRitz needs a ViewsDataModule to draw views from, got {type(data).__name__}")
-        fit_ritz(pl_module.model, data, pairs=self.pairs)  # type: ignore[arg-type]
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        fit_ritz(pl_module.model, trainer.datamodule, pairs=self.pairs)  # type: ignore[arg-type, attr-defined]
         if self.checkpoint is not None:
             trainer.save_checkpoint(self.checkpoint)

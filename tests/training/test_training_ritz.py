@@ -102,7 +102,7 @@ def test_too_few_pairs(data: ViewsDataModule) -> None:
 def test_the_callback_needs_views() -> None:
     trainer = SimpleNamespace(datamodule=pl.LightningDataModule())
     with pytest.raises(InputError, match=r"FitRitz needs a ViewsDataModule.*got LightningDataModule"):
-        FitRitz(PAIRS).on_train_end(trainer, make_module())  # type: ignore[arg-type]
+        FitRitz(PAIRS).on_fit_start(trainer, make_module())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("every", [1, 50], ids=["seen at its step", "seen at the end"])
@@ -142,3 +142,14 @@ def test_images_that_do_not_fit_the_model(
 
 def test_convolutions_take_images_of_another_size(few_digits: Path, tmp_path: Path) -> None:
     make_trainer(tmp_path).fit(make_module(image_size=16), make_data(few_digits))
+
+
+def test_a_trainer_without_the_callback_orders_the_functions_too(few_digits: Path, tmp_path: Path) -> None:
+    module, data, trainer = make_module(), make_data(few_digits), make_trainer(tmp_path)
+    trainer.fit(module, datamodule=data)
+    assert module.model.encode(data.splits.test.images_NCHW, dims=1).shape[1] == 1
+    assert sum(isinstance(callback, FitRitz) for callback in trainer.callbacks) == 1  # type: ignore[attr-defined]
+    given = FitRitz(PAIRS)
+    trainer = make_trainer(tmp_path, callbacks=[given])
+    trainer.fit(make_module(), datamodule=make_data(few_digits))
+    assert [callback for callback in trainer.callbacks if isinstance(callback, FitRitz)] == [given]  # type: ignore[attr-defined]
