@@ -1,0 +1,180 @@
+"""Nearest neighbours of the rows of a point cloud, the row itself left out; the one place that searches with faiss.
+
+faiss computes in float32 and by |x|^2 + |y|^2 - 2xy, which loses the digits of near neighbours far from the origin.
+So the rows are centred first, a few more candidates than asked for are fetched, and their distances are computed again
+from differences, in the precision of the data.
+
+Letters: N rows, Q queries, F feature width, K neighbours.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from neigenmaps.errors import InputError, NonFiniteError, ShapeError
+
+if TYPE_CHECKING:
+    Array = Tensor | NDArray[Any]
+
+Metric = Literal["angular", "euclidean"]
+Method = Literal["auto", "exact", "approximate"]
+
+EXACT_UP_TO = 50_000  # rows; beyond, comparing all pairs takes longer than building a small-world graph
+SLACK = 4  # candidates beyond K that let the exact distances correct faiss's order
+LINKS = 32  # per node of the small-world graph (HNSW) that the approximate search walks
+RECALL_SAMPLE = 200  # rows whose exact neighbours tell the recall of an approximate search
+CHUNK_ELEMENTS = 1 << 23  # of the largest temporary array
+
+
+class PointCloud(NamedTuple):
+    """Rows ready for Euclidean search: of unit length if the metric is angular, then centred.
+
+    rows_NF: float32 or float64. center_F: float64, what was taken off. spread: root mean square of the centred rows.
+    """
+
+    rows_NF: NDArray[Any]
+    center_F: NDArray[np.float64]
+    spread: float
+    metric: Metric
+
+    def place(self, X: Array) -> NDArray[Any]:
+        """New rows in the same coordinates. Errors as in `point_cloud`."""
+        rows, dtype = _metric_rows(X, self.metric)
+        if rows.shape[1] != len(self.center_F):
+            raise ShapeError(f"expected rows of width {len(self.center_F)}, got {rows.shape[1]}")
+        return (rows - self.center_F).astype(dtype)
+
+    def searchable(self, rows: NDArray[Any]) -> NDArray[np.float32]:
+        """Rows as faiss takes them: float32, at a scale where squares neither overflow nor vanish."""
+        return np.ascontiguousarray(rows / self.spread, dtype=np.float32)
+
+
+class Neighbors(NamedTuple):
+    """index_NK: in order of rising distance, never the row itself. distances_NK: float64, at least 0. recall: 1 if exact."""
+
+    index_NK: NDArray[np.int64]
+    distances_NK: NDArray[np.float64]
+    recall: float
+
+
+def point_cloud(X: Array, metric: Metric) -> PointCloud:
+    """Raises ShapeError, NonFiniteError; InputError for an unknown metric, equal rows, zero rows under "angular"."""
+    if metric not in ("angular", "euclidean"):
+        raise InputError(f"expected metric 'angular' or 'euclidean', got {metric!r}: name one of them")
+    rows, dtype = _metric_rows(X, metric)
+    center_F = rows.mean(axis=0)
+    largest = np.abs(rows).max()
+    rows = rows - center_F
+    spread = float(np.sqrt(np.mean(np.square(rows / (np.abs(rows).max() or 1)).sum(axis=1)))) * np.abs(rows).max()
+    if spread <= 8 * np.finfo(dtype).eps * largest:
+        raise InputError(
+            f"the {len(rows)} rows are equal up to rounding under the {metric} metric: no neighbourhoods to speak of; "
+            "look at the encoder that made them"
+        )
+    return PointCloud(rows.astype(dtype), center_F, spread, metric)
+
+
+def nearest_neighbors(cloud: PointCloud, n_neighbors: int, method: Method = "auto") -> Neighbors:
+    """The `n_neighbors` rows nearest to each row.
+
+    method: "exact" compares all pairs; "approximate" walks a small-world graph (HNSW; with several threads two runs may
+        differ in a few edges), and measures its recall against exact neighbours of a sample; "auto" is exact up to
+        50,000 rows. Equal distances go to the lower index.
+    Raises InputError unless 1 <= n_neighbors < N.
+    """
+    n_rows = len(cloud.rows_NF)
+    if method not in ("auto", "exact", "approximate"):
+        raise InputError(f"expected method 'auto', 'exact' or 'approximate', got {method!r}: name one of them")
+    if not 1 <= n_neighbors < n_rows:
+        raise InputError(f"expected 1 <= n_neighbors < {n_rows} (the number of rows), got {n_neighbors}")
+    n_candidates = min(n_rows, n_neighbors + 1 + SLACK)
+    points = cloud.searchable(cloud.rows_NF)
+    if method == "exact" or (method == "auto" and n_rows <= EXACT_UP_TO):
+        index, distances = _select(cloud, np.arange(n_rows), brute_force(points, points, n_candidates), n_neighbors)
+        return Neighbors(index, distances, recall=1.0)
+    candidates = _small_world(points, n_candidates)
+    short = (candidates < 0).any(axis=1)  # the walk met too few rows
+    if short.any():
+        candidates[short] = brute_force(points[short], points, n_candidates)
+    index, distances = _select(cloud, np.arange(n_rows), candidates, n_neighbors)
+    sample = np.unique(np.linspace(0, n_rows - 1, RECALL_SAMPLE).astype(np.int64))
+    _, exact = _select(cloud, sample, brute_force(points[sample], points, n_candidates), n_neighbors)
+    reach = exact[:, -1:] * (1 + 1e-6)  # by distance, so that neighbours at equal distance count as found
+    return Neighbors(index, distances, recall=float((distances[sample] <= reach).mean()))
+
+
+def brute_force(queries: NDArray[np.float32], points: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Indices (Q, k) of the nearest points, all pairs compared."""
+    index: NDArray[np.int64] = _faiss().knn(queries, points, k)[1]
+    return index
+
+
+def distances_to(cloud: PointCloud, rows: NDArray[Any], index_QK: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Distances (Q, K) from each of `rows`, already placed, to the points it lists; from differences, by chunks."""
+    distances = np.empty(index_QK.shape)
+    step = max(1, CHUNK_ELEMENTS // max(1, index_QK.shape[1] * rows.shape[1]))
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        difference = (cloud.rows_NF[index_QK[part]] - rows[part, None]) / cloud.spread
+        distances[part] = np.sqrt(np.einsum("qkf,qkf->qk", difference, difference)) * cloud.spread
+    return distances
+
+
+def _select(
+    cloud: PointCloud, own: NDArray[np.int64], candidates: NDArray[np.int64], n_neighbors: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    candidates = np.sort(candidates, axis=1)
+    distances = distances_to(cloud, cloud.rows_NF[own], candidates)
+    distances[candidates == own[:, None]] = np.inf
+    order = np.argsort(distances, axis=1, kind="stable")[:, :n_neighbors]
+    return np.take_along_axis(candidates, order, 1), np.take_along_axis(distances, order, 1)
+
+
+def _small_world(points: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    index = _faiss().IndexHNSWFlat(points.shape[1], LINKS)
+    index.hnsw.efConstruction = 2 * LINKS + 16
+    index.hnsw.efSearch = max(64, 2 * k)
+    index.add(points)
+    found: NDArray[np.int64] = index.search(points, k)[1]
+    return found
+
+
+def _metric_rows(X: Array, metric: Metric) -> tuple[NDArray[np.float64], type[Any]]:
+    """Checked rows in float64, unit rows if angular, and the precision they came in (float32 at least)."""
+    tensor = torch.as_tensor(X).detach().cpu()
+    if tensor.ndim != 2 or 0 in tensor.shape:
+        raise ShapeError(f"expected rows of shape (N, F), got {tuple(tensor.shape)}: flatten every sample to one row")
+    if tensor.dtype == torch.bool or tensor.is_complex():
+        raise InputError(f"expected real numbers, got {tensor.dtype}: convert them with .float()")
+    single = tensor.dtype in (torch.float32, torch.float16, torch.bfloat16)
+    rows: NDArray[np.float64] = tensor.double().numpy()
+    finite = np.isfinite(rows).all(axis=1)
+    if not finite.all():
+        raise NonFiniteError(
+            f"expected finite rows, got NaN or infinity in {int((~finite).sum())} of {len(rows)}, first in row "
+            f"{int(finite.argmin())}: drop them, or look at the encoder that made them"
+        )
+    if metric == "angular":
+        largest = np.abs(rows).max(axis=1, keepdims=True)
+        if (largest == 0).any():
+            raise InputError(
+                f"{int((largest == 0).sum())} rows are all zero, first row {int((largest == 0).argmax())}: zero has no "
+                "direction; drop them or use metric='euclidean'"
+            )
+        rows = rows / largest  # first, so that squares neither overflow nor vanish
+        rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows, np.float32 if single else np.float64
+
+
+def _faiss() -> Any:
+    """faiss, imported when first needed: `import neigenmaps.spectral` stays light, and SWIG's warnings stay inside."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import faiss
+    return faiss
