@@ -1,6 +1,15 @@
 """Graphs over point clouds, and the functions that live on them. Start at `graph`, then `eigenbasis`."""
 
 from neigenmaps.spectral.components import Bridge
+from neigenmaps.spectral.eigenbasis import Eigenbasis, laplacian_eigenbasis
 from neigenmaps.spectral.graph import PAPER_GRAPHS, GraphSettings, NeighborGraph, neighbor_graph
 
-__all__ = ["PAPER_GRAPHS", "Bridge", "GraphSettings", "NeighborGraph", "neighbor_graph"]
+__all__ = [
+    "PAPER_GRAPHS",
+    "Bridge",
+    "Eigenbasis",
+    "GraphSettings",
+    "NeighborGraph",
+    "laplacian_eigenbasis",
+    "neighbor_graph",
+]
