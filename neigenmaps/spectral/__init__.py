@@ -1,6 +1,7 @@
 """Graphs over point clouds, and the functions that live on them. Start at `graph`, then `eigenbasis`."""
 
 from neigenmaps.spectral.components import Bridge
+from neigenmaps.spectral.descriptors import geodesic_distances, heat_kernel_signature
 from neigenmaps.spectral.eigenbasis import Eigenbasis, laplacian_eigenbasis
 from neigenmaps.spectral.graph import PAPER_GRAPHS, GraphSettings, NeighborGraph, neighbor_graph
 
@@ -10,6 +11,8 @@ __all__ = [
     "Eigenbasis",
     "GraphSettings",
     "NeighborGraph",
+    "geodesic_distances",
+    "heat_kernel_signature",
     "laplacian_eigenbasis",
     "neighbor_graph",
 ]
