@@ -195,6 +195,13 @@ def test_resume(config: dict[str, Any], tmp_path: Path, finished: Path) -> None:
     assert ends[0]["state_dict"]["model.ritz_rank"] == 4
 
 
+def test_checkpoints_do_not_wait_for_a_validation(config: dict[str, Any], tmp_path: Path) -> None:
+    config["trainer"]["check_val_every_n_epoch"] = 10
+    train(["fit", "--config", write_config(config, tmp_path)])
+    written = {path.name for path in (tmp_path / "runs" / "tiny" / "v").glob("*.ckpt")}
+    assert written == {"last.ckpt", "epoch=0.ckpt", "epoch=1.ckpt"}
+
+
 def test_validate(config: dict[str, Any], tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_config(config, tmp_path)
     train(["validate", "--config", path, "--ckpt_path", str(finished / "last.ckpt")])

@@ -166,8 +166,10 @@ class EigenmapCLI(LightningCLI):
         if config.trainer.enable_progress_bar is not False:
             callbacks.append(RunProgressBar())
         if keeps:
-            last = LastCheckpoint(folder, "last", every_n_epochs=run.save_every_n_epochs, enable_version_counter=False)
-            kept = ModelCheckpoint(folder, "{epoch}", every_n_epochs=run.keep_every_n_epochs, save_top_k=-1)
+            # by default Lightning would save after validations only, and a killed run would lose all epochs since the last one
+            at_end: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
+            last = LastCheckpoint(folder, "last", every_n_epochs=run.save_every_n_epochs, **at_end)
+            kept = ModelCheckpoint(folder, "{epoch}", every_n_epochs=run.keep_every_n_epochs, save_top_k=-1, **at_end)
             callbacks += [last, kept]
         return callbacks
 
