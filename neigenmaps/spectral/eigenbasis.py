@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import scipy.sparse as sp  # type: ignore[import-untyped]
 import torch
 from numpy.typing import NDArray
-from scipy.sparse.linalg import eigsh  # type: ignore[import-untyped]
+from scipy.sparse.linalg import LinearOperator, eigsh  # type: ignore[import-untyped]
 from torch import Tensor
 
 from neigenmaps.errors import InputError, ShapeError
@@ -107,7 +108,23 @@ def _largest(operator: sp.csr_matrix, k: int, tolerance: float) -> tuple[NDArray
     if n <= DENSE_UP_TO or 3 * k >= n:
         values, vectors = np.linalg.eigh(operator.toarray())
         return values[::-1][:k], vectors[:, ::-1][:, :k]
-    start = np.random.default_rng(0).standard_normal(n)
-    values, vectors = eigsh(operator, k, which="LA", tol=tolerance, v0=start)
+    rng = np.random.default_rng(0)
+    values, vectors = eigsh(operator, k, which="LA", tol=tolerance, v0=rng.standard_normal(n))
+    for _ in range(k):  # one start vector may not see all of a multiple eigenvalue: search what is left
+        rest = LinearOperator((n, n), matvec=partial(_deflated, operator, vectors), dtype=np.float64)
+        left, missed = eigsh(rest, 1, which="LA", tol=tolerance, v0=rng.standard_normal(n))
+        if left[0] <= values.min() + 1e-9:
+            break
+        basis = np.linalg.qr(np.concatenate([vectors, missed], axis=1))[0]
+        ritz, rotation = np.linalg.eigh(basis.T @ (operator @ basis))
+        values, vectors = ritz[1:], basis @ rotation[:, 1:]
     order = np.argsort(-values)
     return values[order], vectors[:, order]
+
+
+def _deflated(operator: sp.csr_matrix, vectors: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
+    """What is left of the operator beside the known eigenvectors, which move to eigenvalue -2, below its spectrum."""
+    along = vectors.T @ x
+    outside = operator @ (x - vectors @ along)
+    result: NDArray[Any] = outside - vectors @ (vectors.T @ outside) - 2 * (vectors @ along)
+    return result
