@@ -1,7 +1,7 @@
 """Every objective on the handwritten digits, same network, views, optimiser and steps: kNN and mAP by code length.
 
     python benchmarks/digits.py                      # 3 seeds, all objectives: about 40 minutes on 2 CPU cores
-    python benchmarks/digits.py --seeds 0 --objectives "nested low-rank, octave (default)" --out /tmp/one.json
+    python benchmarks/digits.py --seeds 0 --objectives "nested low-rank, octave (default)" --out one.json
     python benchmarks/digits.py --report             # tables and picture from results/digits.json, no training
 
 What is trained is `configs/digits.yaml`; what differs is the file in `configs/objectives`. Each network's projector is read in
@@ -54,8 +54,11 @@ def fit(objective: str | None, seed: int, epochs: int | None, folder: str) -> Ei
     arguments += [f"--seed_everything={seed}", f"--run.root={folder}", "--trainer.enable_progress_bar=false"]
     arguments += ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.callbacks=[]"]
     arguments += [] if epochs is None else [f"--trainer.max_epochs={epochs}"]
-    sys.argv = [sys.argv[0], "fit", *arguments]
-    return EigenmapCLI()
+    given = sys.argv
+    sys.argv = [given[0], "fit", *arguments]  # what EigenmapCLI reads
+    cli = EigenmapCLI()
+    sys.argv = given  # what provenance records
+    return cli
 
 
 @torch.no_grad()
