@@ -33,10 +33,11 @@ HARMLESS = (  # warnings of Lightning that no user can act on
 
 
 def train(args: list[str] | None = None, *, default_config: Path | None = None) -> None:
-    """The command line of `train.py`; without arguments it fits `default_config`."""
+    """The command line of `train.py`; `fit` without a --config, or nothing at all, takes `default_config`."""
     args = sys.argv[1:] if args is None else args
-    if not args and default_config is not None:
-        args = ["fit", "--config", str(default_config)]
+    has_config = any(argument.startswith("--config") for argument in args)
+    if default_config is not None and not has_config and args[:1] in ([], ["fit"]):
+        args = ["fit", "--config", str(default_config), *args[1:]]
     sys.argv = [sys.argv[0], *args]
     for harmless in HARMLESS:
         warnings.filterwarnings("ignore", message=harmless)

@@ -38,3 +38,14 @@ def test_commands_parse(
         train([*arguments, "--print_config"] if "--print_config" not in arguments else arguments)
     assert stopped.value.code in (0, None)
     assert "objective" in capsys.readouterr().out
+
+
+def test_fit_without_a_config_takes_the_default(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    with pytest.raises(SystemExit):
+        train(["fit", "--model.width=64", "--print_config"], default_config=ROOT / "configs" / "digits.yaml")
+    printed = capsys.readouterr().out
+    assert "width: 64" in printed
+    assert "nesting: octave" in printed

@@ -32,7 +32,7 @@ class OnlineKNN(Callback):
         width = pl_module.model.config["width"]  # type: ignore[union-attr,index]
         if not isinstance(data, ViewsDataModule) or data.probe.labels_N is None:
             raise InputError(
-                "OnlineKNN needs labelled images: take it out of trainer.callbacks, or give the data labels"
+                "OnlineKNN needs labelled images: take it out of trainer.callbacks (=null drops all), or give the data labels"
             )
         if max(self.dims, default=1) > width or min(self.dims, default=1) < 1:
             raise InputError(f"OnlineKNN: expected code lengths between 1 and {width}, got {self.dims}")

@@ -74,7 +74,7 @@ class RowLoader:
 class ViewsDataModule(pl.LightningDataModule):
     """Images by name or path, and random views of them made on the device.
 
-    dataset, root, download, image_size, cache_dir: as in `neigenmaps.data.load_splits`.
+    dataset, root, download, image_size, cache_dir, test_share, max_unreadable_share: as in `neigenmaps.data.load_splits`.
     laws: one `ViewLaw`, or several of which each view of each image draws one. batch_size: of all processes together.
     seed: of the order of rows and of the views. resident: keep the images in the device's memory (None: when they take less
     than 30 % of it). probe_size: images of each split that callbacks look at during training.
@@ -92,12 +92,15 @@ class ViewsDataModule(pl.LightningDataModule):
         seed: int = 0,
         resident: bool | None = None,
         probe_size: int = 2048,
+        test_share: float = 0.2,
+        max_unreadable_share: float = 0.01,
     ) -> None:
         super().__init__()
         if batch_size < 2 or probe_size < 2:
             raise InputError(f"expected batch_size and probe_size of at least 2, got {batch_size} and {probe_size}")
         self.dataset, self.root, self.download = dataset, root, download
         self.image_size, self.cache_dir = image_size, cache_dir
+        self.test_share, self.max_unreadable_share = test_share, max_unreadable_share
         self.batch_size, self.seed, self.resident, self.probe_size = batch_size, seed, resident, probe_size
         self.augmentation = BatchAugmentation([ViewLaw()] if laws is None else laws)
         self._placed: dict[Part, Tensor] = {}
@@ -175,7 +178,13 @@ class ViewsDataModule(pl.LightningDataModule):
 
     def _load(self) -> DatasetSplits:
         return load_splits(
-            self.dataset, root=self.root, download=self.download, image_size=self.image_size, cache_dir=self.cache_dir
+            self.dataset,
+            root=self.root,
+            download=self.download,
+            image_size=self.image_size,
+            cache_dir=self.cache_dir,
+            test_share=self.test_share,
+            max_unreadable_share=self.max_unreadable_share,
         )
 
     def _images(self, part: Part, index: Tensor) -> Tensor:
