@@ -11,7 +11,7 @@ from rich.console import Console
 
 from neigenmaps.data import DatasetSplits
 from neigenmaps.errors import NeigenmapsError
-from neigenmaps.evaluation.comparison import compare_lengths, thin
+from neigenmaps.evaluation.comparison import compare_lengths
 from neigenmaps.features import FeatureSet
 from neigenmaps.files import whole_file
 from neigenmaps.nn import NeuralEigenmapModel
@@ -59,7 +59,7 @@ def finish_run(model: NeuralEigenmapModel, data: ViewsDataModule, folder: Path, 
     model.save_pretrained(folder / "model")
     save_features(model, splits, folder / "features")
     plot_eigenvalues({"neural eigenmap": model.eigenvalues.cpu()}, folder / "eigenvalues.png")
-    shown = thin(splits.train, GALLERY_IMAGES)
+    shown = splits.train.thin(GALLERY_IMAGES)
     codes = model.encode(shown.images_NCHW, scaling="unit").cpu()
     plot_eigenfunction_gallery(
         codes, shown.images_NCHW, folder / "eigenfunctions.png", n_functions=min(8, codes.shape[1])

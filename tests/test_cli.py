@@ -20,7 +20,7 @@ from neigenmaps.cli import train
 from neigenmaps.data import DatasetSplits, ImageStore, load_splits
 from neigenmaps.errors import CheckpointError, InputError
 from neigenmaps.evaluation import knn_accuracy
-from neigenmaps.evaluation.comparison import compare_lengths, lengths_of, thin
+from neigenmaps.evaluation.comparison import compare_lengths, lengths_of
 from neigenmaps.features import FeatureSet
 from neigenmaps.functional.ranking import retrieval_map
 from neigenmaps.nn import NeuralEigenmapModel
@@ -178,8 +178,8 @@ def test_lengths_and_thinning() -> None:
     assert lengths_of(8) == [2, 4, 8]
     assert lengths_of(1) == [1]
     store = ImageStore.from_tensors(torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1), source="numbers")
-    assert thin(store, 10) is store
-    assert thin(store, 4).images_NCHW.flatten().tolist() == [0, 3, 6, 9]
+    assert store.thin(10) is store
+    assert store.thin(4).images_NCHW.flatten().tolist() == [0, 3, 6, 9]
 
 
 def test_checkpoints_hold_nothing_pickled(finished: Path) -> None:

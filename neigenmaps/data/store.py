@@ -84,6 +84,12 @@ class ImageStore:
             self.images_NCHW[index_M], labels_M, class_names=self.class_names, source=f"{self.source} (subset)"
         )
 
+    def thin(self, at_most: int) -> ImageStore:
+        """At most so many rows, evenly spread, so that a store sorted by class keeps every class; itself when it is no longer."""
+        if len(self) <= at_most:
+            return self
+        return self.subset(torch.linspace(0, len(self) - 1, at_most).round().long())
+
     def to(self, device: torch.device | str) -> ImageStore:
         """The same store with its tensors on `device`."""
         labels_N = None if self.labels_N is None else self.labels_N.to(device)

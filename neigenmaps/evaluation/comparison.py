@@ -1,9 +1,8 @@
 """A trained model beside raw pixels and their principal components, at every code length, on held-out images."""
 
-import torch
 from torch import Tensor
 
-from neigenmaps.data import DatasetSplits, ImageStore
+from neigenmaps.data import DatasetSplits
 from neigenmaps.errors import InputError
 from neigenmaps.evaluation.baselines import flatten_images, principal_components
 from neigenmaps.evaluation.truncation import TruncationCurve, truncation_curve
@@ -22,7 +21,7 @@ def compare_lengths(
     leading principal components of the pixels; and all pixels. At most `max_bank` and `max_queries` images, evenly spread.
     Errors: InputError without labels.
     """
-    bank, queries = thin(splits.train, max_bank), thin(splits.test, max_queries)
+    bank, queries = splits.train.thin(max_bank), splits.test.thin(max_queries)
     if bank.labels_N is None or queries.labels_N is None:
         raise InputError("a comparison by kNN and retrieval needs labels on training and test images, which these lack")
     pixels = flatten_images(bank.images_NCHW).float(), flatten_images(queries.images_NCHW).float()
@@ -48,10 +47,3 @@ def compare_lengths(
 def lengths_of(width: int) -> list[int]:
     """2, 4, 8, 16, 32, 64 as far as the code goes, and its full length."""
     return [m for m in LENGTHS if m < width] + [width]
-
-
-def thin(store: ImageStore, at_most: int) -> ImageStore:
-    """At most so many rows, evenly spread, so that a store sorted by class keeps every class."""
-    if len(store) <= at_most:
-        return store
-    return store.subset(torch.linspace(0, len(store) - 1, at_most).round().long())

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from neigenmaps.data import BatchAugmentation, DatasetSplits, ImageStore, ViewLaw, load_splits
 from neigenmaps.errors import InputError
+from neigenmaps.training.gather import process
 
 Part = Literal["train", "probe"]
 RESIDENT_SHARE = 0.3  # of a GPU's memory: the rest belongs to activations
@@ -119,7 +119,7 @@ class ViewsDataModule(pl.LightningDataModule):
             raise InputError(
                 f"batch_size {self.batch_size} exceeds the {len(train)} training images: lower data.batch_size"
             )
-        bank, queries = (store.subset(_spread_rows(len(store), self.probe_size)) for store in (train, test))
+        bank, queries = (store.thin(self.probe_size) for store in (train, test))
         self.probe_bank = len(bank)
         labels = None
         if bank.labels_N is not None and queries.labels_N is not None:
@@ -133,7 +133,7 @@ class ViewsDataModule(pl.LightningDataModule):
         self.splits = splits
 
     def train_dataloader(self) -> RowLoader:
-        rank, world = _process()
+        rank, world = process()
         if self.batch_size % world:
             raise InputError(
                 f"batch_size {self.batch_size} is of all processes together: expected a multiple of {world}"
@@ -170,7 +170,7 @@ class ViewsDataModule(pl.LightningDataModule):
 
     def training_views(self, n_passes: int, device: torch.device) -> Iterator[Tensor]:
         """Views (V, B, C, H, W) of all training images, `n_passes` times; each process yields its share of the chunks."""
-        rank, world = _process()
+        rank, world = process()
         chunks = torch.arange(len(self.splits.train)).split(CHUNK)
         for number in range(rank, n_passes * len(chunks), world):
             images = self._images("train", chunks[number % len(chunks)].to(device))
@@ -201,14 +201,3 @@ class ViewsDataModule(pl.LightningDataModule):
     def _views(self, images_BCHW: Tensor, seed: int) -> Tensor:
         generator = torch.Generator(device=images_BCHW.device).manual_seed(seed)
         return self.augmentation(images_BCHW, generator)
-
-
-def _spread_rows(rows: int, wanted: int) -> Tensor:
-    """At most `wanted` rows, evenly spread, so that a store sorted by class gives all classes."""
-    return torch.linspace(0, rows - 1, min(rows, wanted)).round().long()
-
-
-def _process() -> tuple[int, int]:
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1

@@ -7,6 +7,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 
+def process() -> tuple[int, int]:
+    """Rank of this process and how many there are; (0, 1) outside a process group."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
 class _GatherRows(torch.autograd.Function):
     """Every process computes the same loss from the same gathered rows, so its own rows' gradient is at hand: nothing is sent
     back. DDP then averages over processes; the factor world_size makes that average the full gradient."""
@@ -29,7 +36,7 @@ def gather_rows(rows_BK: Tensor) -> Tensor:
 
     Every process must hold the same number of rows and compute the same loss from the result.
     """
-    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+    if process()[1] == 1:
         return rows_BK
     gathered: Tensor = _GatherRows.apply(rows_BK)
     return gathered
@@ -37,14 +44,14 @@ def gather_rows(rows_BK: Tensor) -> Tensor:
 
 def share_buffers(module: nn.Module) -> None:
     """Every process takes the buffers of the first: after a step, running statistics differ between processes."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if process()[1] > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, 0)
 
 
 def sum_over_processes(value: Tensor) -> Tensor:
     """Sum of a tensor without gradient over all processes."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if process()[1] > 1:
         value = value.clone()
         dist.all_reduce(value)
     return value

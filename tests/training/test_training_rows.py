@@ -163,7 +163,7 @@ def test_a_batch_larger_than_the_training_set(few_digits: Path) -> None:
 def test_a_batch_that_processes_cannot_share(few_digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_data(few_digits)
     data.setup()
-    monkeypatch.setattr("neigenmaps.training.datamodule._process", lambda: (0, 3))
+    monkeypatch.setattr("neigenmaps.training.datamodule.process", lambda: (0, 3))
     with pytest.raises(InputError, match="expected a multiple of 3"):
         data.train_dataloader()
 
