@@ -10,7 +10,7 @@ for 1. Pieces are solved one by one: a Krylov space started from one vector need
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -26,6 +26,8 @@ from neigenmaps.functional.linalg import column_signs
 from neigenmaps.spectral.components import component_labels
 from neigenmaps.spectral.graph import NeighborGraph
 
+Normalization = Literal["symmetric", "random_walk"]
+
 DENSE_UP_TO = 500  # nodes of a piece
 
 
@@ -40,12 +42,25 @@ class Eigenbasis:
     residuals_K: Tensor
     orthogonality_error: float
     groups: tuple[tuple[int, int], ...]
+    normalization: Normalization
+
+    def first(self, k: int) -> Eigenbasis:
+        """The k smoothest functions alone. Raises InputError unless 1 <= k <= K."""
+        if not 1 <= k <= len(self.eigenvalues_K):
+            raise InputError(f"expected 1 <= k <= {len(self.eigenvalues_K)}, got {k}")
+        return replace(
+            self,
+            eigenvalues_K=self.eigenvalues_K[:k],
+            eigenvectors_NK=self.eigenvectors_NK[:, :k],
+            residuals_K=self.residuals_K[:k],
+            groups=tuple((start, min(stop, k)) for start, stop in self.groups if start < k),
+        )
 
 
 def laplacian_eigenbasis(
     graph: NeighborGraph | sp.csr_matrix,
     n_eigenvectors: int,
-    normalization: Literal["symmetric", "random_walk"] = "symmetric",
+    normalization: Normalization = "symmetric",
     *,
     tolerance: float = 1e-10,
     same: float = 1e-6,
@@ -85,6 +100,7 @@ def laplacian_eigenbasis(
         residuals_K=torch.from_numpy(residuals),
         orthogonality_error=orthogonality,
         groups=tuple(itertools.pairwise(cuts)),
+        normalization=normalization,
     )
 
 
