@@ -1,7 +1,20 @@
 """Graphs over point clouds, and the functions that live on them. Start at `graph`, then `eigenbasis`."""
 
 from neigenmaps.spectral.components import Bridge
-from neigenmaps.spectral.descriptors import geodesic_distances, heat_kernel_signature
+from neigenmaps.spectral.descriptors import (
+    WaveEnergies,
+    geodesic_distances,
+    geodesic_similarities,
+    heat_kernel_signature,
+    heat_kernel_to_anchors,
+    heat_times,
+    label_indicators,
+    laplacian_of,
+    latent_distances,
+    unit_columns,
+    wave_energies,
+    wave_kernel_signature,
+)
 from neigenmaps.spectral.eigenbasis import Eigenbasis, laplacian_eigenbasis
 from neigenmaps.spectral.graph import PAPER_GRAPHS, GraphSettings, NeighborGraph, neighbor_graph
 from neigenmaps.spectral.nearest import NearestRows, nearest_rows
@@ -14,10 +27,20 @@ __all__ = [
     "GraphSettings",
     "NearestRows",
     "NeighborGraph",
+    "WaveEnergies",
     "geodesic_distances",
+    "geodesic_similarities",
     "heat_kernel_signature",
+    "heat_kernel_to_anchors",
+    "heat_times",
+    "label_indicators",
     "laplacian_eigenbasis",
+    "laplacian_of",
+    "latent_distances",
     "nearest_rows",
     "neighbor_graph",
     "nystrom_extension",
+    "unit_columns",
+    "wave_energies",
+    "wave_kernel_signature",
 ]

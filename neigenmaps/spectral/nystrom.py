@@ -24,7 +24,9 @@ from neigenmaps.spectral.nearest import nearest_rows
 if TYPE_CHECKING:
     from neigenmaps.spectral.neighbors import Array
 
-SURROUNDINGS = 3  # times n_neighbors: the rows asked whether they would have chosen the new point
+SURROUNDINGS = (
+    2  # times n_neighbors: the rows asked whether they would have chosen the new point; more change the third digit
+)
 QUERIES_AT_A_TIME = 1 << 14
 
 

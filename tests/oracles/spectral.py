@@ -67,3 +67,18 @@ def wave_kernel_signature(eigenvalues: np.ndarray, vectors: np.ndarray, energy: 
     kept = [j for j, value in enumerate(eigenvalues) if value > 1e-9]
     weights = [math.exp(-((energy - math.log(eigenvalues[j])) ** 2) / (2 * sigma**2)) for j in kept]
     return sum(w * vectors[:, j] ** 2 for j, w in zip(kept, weights, strict=True)) / sum(weights)
+
+
+def extended_value(
+    w: np.ndarray, distances: np.ndarray, reach: np.ndarray, k: int, kernel: str, eigenvalue: float, phi: np.ndarray
+) -> float:
+    """Nystrom's sum for one new point. w: the graph's weights; distances (N,) to its nodes; reach (N,) of the nodes."""
+    own = sorted(distances)[k - 1]
+    weights = []
+    for d, other in zip(distances, reach, strict=True):
+        forward = {"gaussian": math.exp(-4 * d**2 / own**2), "inverse_distance": 1 / d}[kernel] if d <= own else 0.0
+        backward = {"gaussian": math.exp(-4 * d**2 / other**2), "inverse_distance": 1 / d}[kernel] if d <= other else 0.0
+        weights.append((forward + backward) / 2 if kernel == "gaussian" else max(forward, backward))
+    total = sum(weights)
+    terms = [v / math.sqrt(total * sum(w[i])) * phi[i] for i, v in enumerate(weights)]
+    return sum(terms) / (1 - eigenvalue)
