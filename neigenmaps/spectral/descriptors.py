@@ -145,7 +145,9 @@ def wave_kernel_signature(basis: Eigenbasis, energies: WaveEnergies) -> Tensor:
 def heat_times(n: int, *bases: Eigenbasis) -> Tensor:
     """n times from 4 ln 10 / l_max to 4 ln 10 / l_min in equal ratios; l_min, l_max over all bases, zeros left out."""
     lowest, highest = _range(n, bases)
-    return torch.logspace(math.log10(4 * math.log(10) / highest), math.log10(4 * math.log(10) / lowest), n).double()
+    return torch.logspace(
+        math.log10(4 * math.log(10) / highest), math.log10(4 * math.log(10) / lowest), n, dtype=torch.float64
+    )
 
 
 def wave_energies(n: int, *bases: Eigenbasis) -> WaveEnergies:
