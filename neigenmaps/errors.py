@@ -11,6 +11,7 @@ NeigenmapsError
 └── NotFittedError (RuntimeError) the object has not learned what was asked of it
 
 IdentifiabilityWarning            the objective cannot tell all k functions apart; says what to do
+ConvergenceWarning                an iteration stopped at its limit; says what to do
 """
 
 from __future__ import annotations
@@ -67,3 +68,7 @@ class NotFittedError(NeigenmapsError, RuntimeError):
 
 class IdentifiabilityWarning(UserWarning):
     """The objective cannot tell all k functions apart."""
+
+
+class ConvergenceWarning(UserWarning):
+    """An iteration stopped at its limit before it converged."""

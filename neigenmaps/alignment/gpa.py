@@ -1,0 +1,138 @@
+"""Generalised Procrustes analysis: one orthogonal map per space into a universe that all share."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neigenmaps.alignment.linear import (
+    AbstractUniverseAligner,
+    SpaceMap,
+    Standardize,
+    check_overlap,
+    column_factors,
+)
+from neigenmaps.errors import ConvergenceWarning, InputError, UnknownNameError
+from neigenmaps.functional.cross_moments import block_slices
+from neigenmaps.functional.generalized_procrustes import generalized_procrustes
+from neigenmaps.functional.linear_maps import polar_factor
+
+FACTS = ("objective", "bound", "history", "converged")
+
+
+class GPA(AbstractUniverseAligner):
+    """max sum_{m<n} a_m a_n tr(R_m^T C_mn R_n) over (semi-)orthogonal maps, C_mn cross-covariances: see
+    `functional.generalized_procrustes`. Geometry is kept: maps turn, and at most scale by one number per space.
+
+    n_components: width K of the universe; None is the largest width, where no space loses anything, narrow ones being
+        embedded isometrically. Fewer than all is better for retrieval where spaces share few directions.
+    standardize: "scale" (centre, one factor per space), "center", or "zscore" as the published code has it, which is not
+        invariant to turning an input.
+    model_weights: a_m by name, 1 when not named.
+
+    Fitted: maps_ by name; objective_ (mean over rows), bound_ (nuclear norms: no maps reach more), gap_ = 1 - objective_ /
+    bound_, history_ by sweep, converged_. Axes of the universe are those of the mean of all spaces, by falling variance.
+    """
+
+    objective_: float
+    bound_: float
+    history_: tuple[float, ...]
+    converged_: bool
+
+    def __init__(
+        self,
+        n_components: int | None = None,
+        *,
+        standardize: Standardize = "scale",
+        model_weights: Mapping[str, float] | None = None,
+        max_sweeps: int = 500,
+        tolerance: float = 1e-9,
+        random_state: int = 0,
+    ) -> None:
+        self.n_components = n_components
+        self.standardize = standardize
+        self.model_weights = model_weights
+        self.max_sweeps = max_sweeps
+        self.tolerance = tolerance
+        self.random_state = random_state
+
+    @property
+    def gap_(self) -> float:
+        return 1 - self.objective_ / self.bound_
+
+    def _solve(self, names: tuple[str, ...]) -> None:
+        moments = self.moments_
+        self._check(names)
+        cross_DD, forth_D, back_D = self._standardized()
+        result = generalized_procrustes(
+            cross_DD,
+            moments.widths,
+            n_components=self.n_components,
+            model_weights_M=self._weights(names),
+            max_sweeps=self.max_sweeps,
+            tolerance=self.tolerance,
+        )
+        if not result.converged:
+            warnings.warn(
+                f"GPA still gains {result.history[-1] - result.history[-2]:.1e} a sweep after {self.max_sweeps}: raise "
+                "max_sweeps, or lower n_components to the directions that spaces share",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+        self.objective_, self.bound_ = result.objective, result.bound
+        self.history_, self.converged_ = result.history, result.converged
+        mean_D = moments.means()
+        self.maps_ = {
+            name: SpaceMap(mean_D[own], forth_D[own, None] * result.maps_DK[own], result.maps_DK[own].T * back_D[own])
+            for name, own in zip(names, block_slices(moments.widths), strict=True)
+        }
+        self.n_components_ = result.maps_DK.shape[1]
+
+    def _solve_last(self, names: tuple[str, ...]) -> None:
+        """The leave-one-out step for one space: the polar factor of its cross-covariance with the others' mean."""
+        check_overlap(names, self.moments_)
+        cross_DD, forth_D, back_D = self._standardized()
+        *known, own = block_slices(self.moments_.widths)
+        weights_M = self._weights(names)
+        target_FK = sum(
+            weight * cross_DD[own, columns] @ (back_D[columns, None] * self.maps_[name].to_FK)
+            for weight, columns, name in zip(weights_M, known, names, strict=False)
+        )
+        turn_FK = polar_factor(target_FK)
+        newcomer = SpaceMap(self.moments_.means()[own], forth_D[own, None] * turn_FK, turn_FK.T * back_D[own])
+        self.maps_ = {**self.maps_, names[-1]: newcomer}
+
+    def _weights(self, names: tuple[str, ...]) -> Tensor:
+        weights = [float((self.model_weights or {}).get(name, 1.0)) for name in names]
+        return torch.tensor(weights, dtype=torch.float64, device=self.moments_.origin_D.device)
+
+    def _check(self, names: tuple[str, ...]) -> None:
+        if self.standardize not in ("scale", "center", "zscore"):
+            raise InputError(f"expected standardize 'scale', 'center' or 'zscore', got {self.standardize!r}: name one")
+        for name, weight in (self.model_weights or {}).items():
+            if name not in names:
+                raise UnknownNameError("space", name, names)
+            if not weight > 0:
+                raise InputError(
+                    f"expected model weights above 0, got {weight} for {name!r}: leave the space out instead"
+                )
+        check_overlap(names, self.moments_)
+
+    def _standardized(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Cross-covariances after standardisation, and the factors of every column forth and back."""
+        cross_DD = self.moments_.centred() / self.moments_.weight_MM.diagonal().max()
+        forth_D, back_D = column_factors(self.moments_.centred(), self.moments_, self.standardize)
+        return cross_DD * torch.outer(forth_D, forth_D), forth_D, back_D
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors, facts = super()._state()
+        return tensors, facts | {field: getattr(self, f"{field}_") for field in FACTS}
+
+    def _restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        super()._restore(tensors, facts)
+        self.objective_, self.bound_ = float(facts["objective"]), float(facts["bound"])
+        self.history_, self.converged_ = tuple(facts["history"]), bool(facts["converged"])

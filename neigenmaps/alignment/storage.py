@@ -1,0 +1,49 @@
+"""An aligner as one safetensors file: reading one from a stranger runs no code, and a damaged one is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from neigenmaps.errors import CheckpointError
+from neigenmaps.features import fingerprint_rows
+from neigenmaps.files import whole_file
+
+FORMAT = "neigenmaps.aligner/1"
+
+
+def write_state(path: str | Path, kind: str, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    """Tensors and a JSON header, written whole or not at all."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    digests = {name: fingerprint_rows(tensor) for name, tensor in tensors.items()}
+    text = {"format": FORMAT, "kind": kind, "header": json.dumps(header), "digests": json.dumps(digests)}
+    with whole_file(path) as unfinished:
+        save_file(tensors, unfinished, metadata=text)
+
+
+def read_state(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `write_state` wrote. Raises CheckpointError when the file is missing, damaged, or holds another kind."""
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"expected an aligner at {path}, found no file: write one with save")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors ({error}): save it again") from error
+    if text.get("format") != FORMAT or text.get("kind") != kind:
+        found = f"{text.get('format')!r}, {text.get('kind')!r}"
+        raise CheckpointError(f"expected format {FORMAT!r} and a {kind} in {path}, got {found}: load it as what it is")
+    try:
+        digests, header = json.loads(text["digests"]), json.loads(text["header"])
+    except (KeyError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} has a damaged header ({error!r}): save it again") from error
+    if digests != {name: fingerprint_rows(tensor) for name, tensor in tensors.items()}:
+        raise CheckpointError(f"{path} is damaged: its tensors differ from those that were saved; save it again")
+    return tensors, header
