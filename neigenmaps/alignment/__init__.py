@@ -1,6 +1,8 @@
 """Maps between representation spaces: pairwise, through functions on graphs, or through one universe for all."""
 
 from neigenmaps.alignment.aligner import AbstractAligner, Certificate
+from neigenmaps.alignment.canonical import CCA, GCCA
 from neigenmaps.alignment.gpa import GPA
+from neigenmaps.alignment.pairwise import LinearMap, Procrustes
 
-__all__ = ["GPA", "AbstractAligner", "Certificate"]
+__all__ = ["CCA", "GCCA", "GPA", "AbstractAligner", "Certificate", "LinearMap", "Procrustes"]

@@ -85,18 +85,19 @@ class CrossMoments(NamedTuple):
         origin_D = torch.cat([self.origin_D, new_origin_F])
         return CrossMoments((*self.widths, width), self.n_rows, origin_D, weight_MM, sum_MD, product_DD)
 
-    def pair(self, first: int, second: int) -> "PairMoments":
-        """Of the rows that both spaces have, means included."""
+    def pair(self, first: int, second: int, *, center: bool = True) -> "PairMoments":
+        """Of the rows that both spaces have: covariance, about their means or about 0."""
         columns = block_slices(self.widths)
         weight = self.weight_MM[first, second]
-        sum_F, sum_G = self.sum_MD[second, columns[first]], self.sum_MD[first, columns[second]]
-        cross_FG = self.product_DD[columns[first], columns[second]]
-        return PairMoments(
-            self.origin_D[columns[first]] + sum_F / weight,
-            self.origin_D[columns[second]] + sum_G / weight,
-            cross_FG - torch.outer(sum_F, sum_G) / weight,
-            weight,
-        )
+        mean_F = self.sum_MD[second, columns[first]] / weight
+        mean_G = self.sum_MD[first, columns[second]] / weight
+        origin_F, origin_G = self.origin_D[columns[first]], self.origin_D[columns[second]]
+        cross_FG = self.product_DD[columns[first], columns[second]] / weight
+        if center:
+            cross_FG = cross_FG - torch.outer(mean_F, mean_G)
+            return PairMoments(origin_F + mean_F, origin_G + mean_G, cross_FG)
+        cross_FG = cross_FG + torch.outer(origin_F + mean_F, origin_G) + torch.outer(origin_F, mean_G)
+        return PairMoments(torch.zeros_like(origin_F), torch.zeros_like(origin_G), cross_FG)
 
     def _shift_D(self) -> Tensor:
         own = [self.sum_MD[m, columns] / self.weight_MM[m, m] for m, columns in enumerate(block_slices(self.widths))]
@@ -104,12 +105,11 @@ class CrossMoments(NamedTuple):
 
 
 class PairMoments(NamedTuple):
-    """Means (F,), (G,) and centred cross-products (F, G) of two spaces over their common rows, and those rows' weight."""
+    """Points (F,), (G,) that rows are taken off, and the mean of x^T y, (F, G), after that."""
 
     mean_F: Tensor
     mean_G: Tensor
     cross_FG: Tensor
-    weight: Tensor
 
 
 def cross_moments(

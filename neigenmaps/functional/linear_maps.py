@@ -53,10 +53,8 @@ def orthogonal_map(
     for name, rows in (("x", centred.x_NF), ("y", centred.y_NG)):
         if not rows.any():
             raise InputError(f"expected rows of {name} that vary, got equal ones: there is nothing to turn")
-    matrix_FG = polar_factor(centred.x_NF.T @ centred.y_NG)
-    if scale:
-        turned_NG = centred.x_NF @ matrix_FG
-        matrix_FG = matrix_FG * ((turned_NG * centred.y_NG).sum() / turned_NG.square().sum())
+    own_FF = centred.x_NF.T @ centred.x_NF
+    matrix_FG = orthogonal_from_covariance(own_FF, centred.x_NF.T @ centred.y_NG, scale=scale)
     return AffineMap(matrix_FG, centred.mean_y_G - centred.mean_x_F @ matrix_FG)
 
 
@@ -76,6 +74,23 @@ def ridge_map(
     return AffineMap(matrix_FG, centred.mean_y_G - centred.mean_x_F @ matrix_FG)
 
 
+def ridge_from_covariance(own_FF: Tensor, cross_FG: Tensor, ridge: float) -> Tensor:
+    """`ridge_map`'s matrix (F, G) from covariances. At ridge=0 directions below 1e-7 of the largest deviation are absent."""
+    width = len(own_FF)
+    penalty = ridge * own_FF.diagonal().sum() / width
+    if penalty == 0:
+        return torch.linalg.pinv(own_FF, rtol=1e-14 * width, hermitian=True) @ cross_FG
+    return torch.linalg.solve(own_FF + penalty * torch.eye(width).to(own_FF), cross_FG)
+
+
+def orthogonal_from_covariance(own_FF: Tensor, cross_FG: Tensor, *, scale: bool = False) -> Tensor:
+    """`orthogonal_map`'s matrix (F, G) from covariances."""
+    matrix_FG = polar_factor(cross_FG)
+    if not scale:
+        return matrix_FG
+    return matrix_FG * ((matrix_FG * cross_FG).sum() / (matrix_FG * (own_FF @ matrix_FG)).sum())
+
+
 def _ridge_solution(x_NF: Tensor, y_NG: Tensor, ridge: float) -> Tensor:
     n_rows, width = x_NF.shape
     penalty = ridge * x_NF.square().sum() / width
@@ -85,9 +100,7 @@ def _ridge_solution(x_NF: Tensor, y_NG: Tensor, ridge: float) -> Tensor:
         gram_NN = x_NF @ x_NF.T
         gram_NN.diagonal().add_(penalty)
         return x_NF.T @ torch.linalg.solve(gram_NN, y_NG)
-    gram_FF = x_NF.T @ x_NF
-    gram_FF.diagonal().add_(penalty)
-    return torch.linalg.solve(gram_FF, x_NF.T @ y_NG)
+    return ridge_from_covariance(x_NF.T @ x_NF, x_NF.T @ y_NG, ridge)
 
 
 class _CentredPair(NamedTuple):
