@@ -43,6 +43,7 @@ __all__ = [
     "ProcrustesDistance",
     "RelativeSimilarity",
     "Similarity",
+    "calibrate",
     "compare_layers",
     "cycle_knn",
     "linear_cka",
@@ -129,24 +130,24 @@ def compare_layers(
     place = int((sign * value_AB.detach()).argmax())
     null_best_P = sign * (sign * null_PAB).flatten(1).amax(dim=1) if null else null_PAB.flatten()
     return LayerSimilarity(
-        _calibrate(value_AB, null_PAB, measure),
-        _calibrate(value_AB.flatten()[place], null_best_P, measure),
+        calibrate(value_AB, null_PAB, best=measure.best, falling=measure.falling),
+        calibrate(value_AB.flatten()[place], null_best_P, best=measure.best, falling=measure.falling),
         (place // value_AB.shape[1], place % value_AB.shape[1]),
     )
 
 
-def _calibrate(value: Tensor, null_P: Tensor, measure: AbstractMeasure) -> Similarity:
+def calibrate(value: Tensor, null_P: Tensor, *, best: float = 1.0, falling: bool = False) -> Similarity:
     """Place of `value` in `null_P`, its first dimension permutations. Equal up to rounding counts against the value."""
     if len(null_P) == 0:
         return Similarity(value, None, None, None, None, None)
-    sign = -1.0 if measure.falling else 1.0
+    sign = -1.0 if falling else 1.0
     observed = value.detach()
     rounding = 256 * torch.finfo(observed.dtype).eps
     mean = null_P.mean(dim=0)
     std = null_P.std(dim=0) if len(null_P) > 1 else torch.zeros_like(mean)
     above = sign * (observed - mean)
     z = torch.where(std > rounding, above / std.clamp_min(rounding), 0.0)
-    room = sign * (measure.best - mean)
+    room = sign * (best - mean)
     calibrated = torch.where(room > rounding, above / room.clamp_min(rounding), 0.0)
     as_alike = (sign * (null_P - observed) >= -rounding).sum(dim=0)
     return Similarity(value, mean, std, z, (1 + as_alike).to(observed.dtype) / (1 + len(null_P)), calibrated)
