@@ -36,12 +36,14 @@ class PointCloud(NamedTuple):
     """Rows ready for Euclidean search: of unit length if the metric is angular, then centred.
 
     rows_NF: float32 or float64. center_F: float64, what was taken off. spread: root mean square of the centred rows.
+    device: of the data, where eigenvectors go; the search itself is faiss's, on the CPU.
     """
 
     rows_NF: NDArray[Any]
     center_F: NDArray[np.float64]
     spread: float
     metric: Metric
+    device: torch.device
 
     def place(self, X: Array) -> NDArray[Any]:
         """New rows in the same coordinates. Errors as in `point_cloud`."""
@@ -77,7 +79,7 @@ def point_cloud(X: Array, metric: Metric) -> PointCloud:
             f"the {len(rows)} rows are equal up to rounding under the {metric} metric: no neighbourhoods to speak of; "
             "look at the encoder that made them"
         )
-    return PointCloud(rows.astype(dtype), center_F, spread, metric)
+    return PointCloud(rows.astype(dtype), center_F, spread, metric, torch.as_tensor(X).device)
 
 
 def nearest_neighbors(cloud: PointCloud, n_neighbors: int, method: Method = "auto") -> Neighbors:
