@@ -154,6 +154,22 @@ def test_bridges_are_a_minimum_spanning_tree_of_the_pieces() -> None:
     np.testing.assert_allclose(spans, sorted(tree.data), rtol=1e-5)
 
 
+def test_hundreds_of_heaps_are_joined_by_a_spanning_tree_even_where_spans_tie() -> None:
+    corners = torch.cartesian_prod(*[torch.arange(4.0)] * 4)  # 256 heaps; the nearest ones all at distance 1
+    graph = neighbor_graph(corners.repeat(5, 1), 3, "euclidean", "uniform")
+    assert (graph.n_components_found, graph.n_components, len(graph.bridges)) == (256, 1, 255)
+    assert sp.csgraph.connected_components(graph.adjacency)[0] == 1
+    np.testing.assert_allclose([float(graph.lengths[b.i, b.j]) for b in graph.bridges], 1, rtol=1e-6)
+
+
+def test_a_search_by_blocks_bridges_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.cat([cloud(17, 3, seed=s) * 0.1 + 5 * cloud(30, 3, seed=9)[s] for s in range(30)])
+    whole = neighbor_graph(x, 3, "euclidean")
+    assert whole.n_components_found >= 30
+    monkeypatch.setattr("neigenmaps.spectral.components.CHUNK_ELEMENTS", 7 * len(x))
+    assert neighbor_graph(x, 3, "euclidean").bridges == whole.bridges
+
+
 def test_pieces_are_kept_or_refused_on_request() -> None:
     kept = neighbor_graph(two_clusters(), 4, "euclidean", disconnected="keep")
     assert (kept.n_components, kept.bridges) == (2, ())
