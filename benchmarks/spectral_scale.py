@@ -15,7 +15,7 @@ import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ from torch import Tensor
 from neigenmaps.files import whole_file
 from neigenmaps.provenance import provenance
 from neigenmaps.spectral import Eigenbasis, NeighborGraph, laplacian_eigenbasis, neighbor_graph
+
+Result = TypeVar("Result")
 
 
 def clusters_in_latent(n_rows: int, width: int, seed: int) -> Tensor:
@@ -33,7 +35,7 @@ def clusters_in_latent(n_rows: int, width: int, seed: int) -> Tensor:
     return torch.tanh(latent @ encoder)
 
 
-def timed[T](work: Callable[[], T]) -> tuple[T, dict[str, float]]:
+def timed(work: Callable[[], Result]) -> tuple[Result, dict[str, float]]:
     wall, cpu = time.perf_counter(), time.process_time()
     result = work()
     return result, {

@@ -10,6 +10,7 @@ Letters: N rows, Q queries, F feature width, K neighbours.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -47,10 +48,13 @@ class PointCloud(NamedTuple):
 
     def place(self, X: Array) -> NDArray[Any]:
         """New rows in the same coordinates. Errors as in `point_cloud`."""
-        rows, dtype = _metric_rows(X, self.metric)
-        if rows.shape[1] != len(self.center_F):
-            raise ShapeError(f"expected rows of width {len(self.center_F)}, got {rows.shape[1]}")
-        return (rows - self.center_F).astype(dtype)
+        tensor, dtype = _checked(X, self.metric)
+        if tensor.shape[1] != len(self.center_F):
+            raise ShapeError(f"expected rows of width {len(self.center_F)}, got {tensor.shape[1]}")
+        placed = np.empty(tensor.shape, dtype)
+        for part, rows in _metric_rows(tensor, self.metric):
+            placed[part] = rows - self.center_F
+        return placed
 
     def searchable(self, rows: NDArray[Any]) -> NDArray[np.float32]:
         """Rows as faiss takes them: float32, at a scale where squares neither overflow nor vanish."""
@@ -69,17 +73,23 @@ def point_cloud(X: Array, metric: Metric) -> PointCloud:
     """Raises ShapeError, NonFiniteError; InputError for an unknown metric, equal rows, zero rows under "angular"."""
     if metric not in ("angular", "euclidean"):
         raise InputError(f"expected metric 'angular' or 'euclidean', got {metric!r}: name one of them")
-    rows, dtype = _metric_rows(X, metric)
-    center_F = rows.mean(axis=0)
-    largest = np.abs(rows).max()
-    rows = rows - center_F
-    spread = float(np.sqrt(np.mean(np.square(rows / (np.abs(rows).max() or 1)).sum(axis=1)))) * np.abs(rows).max()
+    tensor, dtype = _checked(X, metric)
+    center_F, largest = np.zeros(tensor.shape[1]), 0.0
+    for _, rows in _metric_rows(tensor, metric):
+        center_F += rows.sum(axis=0) / len(tensor)
+        largest = max(largest, float(np.abs(rows).max()))
+    rows_NF = np.empty(tensor.shape, dtype)
+    for part, rows in _metric_rows(tensor, metric):
+        rows_NF[part] = rows - center_F
+    reach = float(max(rows_NF.max(), -rows_NF.min())) or 1.0
+    squares = sum(np.square(rows_NF[part].astype(np.float64) / reach).sum() for part in _parts(rows_NF))
+    spread = float(np.sqrt(squares / len(rows_NF))) * reach
     if spread <= 8 * np.finfo(dtype).eps * largest:
         raise InputError(
-            f"the {len(rows)} rows are equal up to rounding under the {metric} metric: no neighbourhoods to speak of; "
+            f"the {len(tensor)} rows are equal up to rounding under the {metric} metric: no neighbourhoods to speak of; "
             "look at the encoder that made them"
         )
-    return PointCloud(rows.astype(dtype), center_F, spread, metric, torch.as_tensor(X).device)
+    return PointCloud(rows_NF, center_F, spread, metric, torch.as_tensor(X).device)
 
 
 def nearest_neighbors(cloud: PointCloud, n_neighbors: int, method: Method = "auto") -> Neighbors:
@@ -131,11 +141,15 @@ def distances_to(cloud: PointCloud, rows: NDArray[Any], index_QK: NDArray[np.int
 def _select(
     cloud: PointCloud, own: NDArray[np.int64], candidates: NDArray[np.int64], n_neighbors: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    candidates = np.sort(candidates, axis=1)
-    distances = distances_to(cloud, cloud.rows_NF[own], candidates)
-    distances[candidates == own[:, None]] = np.inf
-    order = np.argsort(distances, axis=1, kind="stable")[:, :n_neighbors]
-    return np.take_along_axis(candidates, order, 1), np.take_along_axis(distances, order, 1)
+    """The nearest `n_neighbors` of each row's candidates by exact distance, a part at a time."""
+    index, distances = np.empty((len(own), n_neighbors), np.int64), np.empty((len(own), n_neighbors))
+    for part in _parts(candidates):
+        choice = np.sort(candidates[part], axis=1)
+        measured = distances_to(cloud, cloud.rows_NF[own[part]], choice)
+        measured[choice == own[part, None]] = np.inf
+        order = np.argsort(measured, axis=1, kind="stable")[:, :n_neighbors]
+        index[part], distances[part] = np.take_along_axis(choice, order, 1), np.take_along_axis(measured, order, 1)
+    return index, distances
 
 
 def _small_world(points: NDArray[np.float32], k: int) -> NDArray[np.int64]:
@@ -147,31 +161,42 @@ def _small_world(points: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     return found
 
 
-def _metric_rows(X: Array, metric: Metric) -> tuple[NDArray[np.float64], type[Any]]:
-    """Checked rows in float64, unit rows if angular, and the precision they came in (float32 at least)."""
+def _checked(X: Array, metric: Metric) -> tuple[Tensor, type[Any]]:
+    """The rows, and the precision they came in (float32 at least)."""
     tensor = torch.as_tensor(X).detach().cpu()
     if tensor.ndim != 2 or 0 in tensor.shape:
         raise ShapeError(f"expected rows of shape (N, F), got {tuple(tensor.shape)}: flatten every sample to one row")
     if tensor.dtype == torch.bool or tensor.is_complex():
         raise InputError(f"expected real numbers, got {tensor.dtype}: convert them with .float()")
-    single = tensor.dtype in (torch.float32, torch.float16, torch.bfloat16)
-    rows: NDArray[np.float64] = tensor.double().numpy()
-    finite = np.isfinite(rows).all(axis=1)
+    finite = torch.isfinite(tensor).all(dim=1)
     if not finite.all():
         raise NonFiniteError(
-            f"expected finite rows, got NaN or infinity in {int((~finite).sum())} of {len(rows)}, first in row "
-            f"{int(finite.argmin())}: drop them, or look at the encoder that made them"
+            f"expected finite rows, got NaN or infinity in {int((~finite).sum())} of {len(finite)}, first in row "
+            f"{int(finite.int().argmin())}: drop them, or look at the encoder that made them"
         )
-    if metric == "angular":
-        largest = np.abs(rows).max(axis=1, keepdims=True)
-        if (largest == 0).any():
-            raise InputError(
-                f"{int((largest == 0).sum())} rows are all zero, first row {int((largest == 0).argmax())}: zero has no "
-                "direction; drop them or use metric='euclidean'"
-            )
-        rows = rows / largest  # first, so that squares neither overflow nor vanish
-        rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows, np.float32 if single else np.float64
+    zero = (tensor == 0).all(dim=1)
+    if metric == "angular" and zero.any():
+        raise InputError(
+            f"{int(zero.sum())} rows are all zero, first row {int(zero.int().argmax())}: zero has no direction; "
+            "drop them or use metric='euclidean'"
+        )
+    return tensor, np.float32 if tensor.dtype in (torch.float32, torch.float16, torch.bfloat16) else np.float64
+
+
+def _metric_rows(tensor: Tensor, metric: Metric) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    """Rows in float64, unit rows if angular, a part at a time: a million wide rows have no room for a whole copy."""
+    for part in _parts(tensor):
+        rows: NDArray[np.float64] = tensor[part].double().numpy()
+        if metric == "angular":
+            rows = rows / np.abs(rows).max(axis=1, keepdims=True)  # first, so that squares neither overflow nor vanish
+            rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        yield part, rows
+
+
+def _parts(rows_NF: Tensor | NDArray[Any]) -> Iterator[slice]:
+    step = max(1, CHUNK_ELEMENTS // rows_NF.shape[1])
+    for start in range(0, len(rows_NF), step):
+        yield slice(start, start + step)
 
 
 def _faiss() -> Any:
