@@ -12,6 +12,7 @@ NeigenmapsError
 
 IdentifiabilityWarning            the objective cannot tell all k functions apart; says what to do
 ConvergenceWarning                an iteration stopped at its limit; says what to do
+AlignmentWarning                  an alignment that may not mean what it seems to; says why
 """
 
 from __future__ import annotations
@@ -41,16 +42,16 @@ class RowMismatchError(InputError):
 
 
 class UnknownNameError(InputError):
-    """A name that is not in a list of known names.
+    """A name that is not in a list of known names. listing: how to see them, where they are too many for a message.
 
     >>> str(UnknownNameError("backbone", "resnet81", ["resnet18", "resnet50"]))
     "unknown backbone 'resnet81': did you mean 'resnet18'?"
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, listing: str | None = None) -> None:
         known = sorted(known)
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
+        hint = f"did you mean {near[0]!r}?" if near else listing or f"expected one of {', '.join(known)}"
         super().__init__(f"unknown {kind} {name!r}: {hint}")
 
 
@@ -72,3 +73,7 @@ class IdentifiabilityWarning(UserWarning):
 
 class ConvergenceWarning(UserWarning):
     """An iteration stopped at its limit before it converged."""
+
+
+class AlignmentWarning(UserWarning):
+    """An alignment that may not mean what it seems to."""
