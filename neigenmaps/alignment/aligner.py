@@ -70,7 +70,7 @@ class AbstractAligner(abc.ABC):
         """
         rows = matched_rows(spaces, weights, masks)
         self._learn(rows)
-        self._settle(rows.names, rows, keep_rows=True)
+        self._settle(rows.names, self._as_counted(rows), keep_rows=True)
         return self
 
     def transform(self, X: Rows, *, source: str) -> Tensor:
@@ -152,6 +152,10 @@ class AbstractAligner(abc.ABC):
     @abc.abstractmethod
     def _learn(self, rows: MatchedRows) -> None:
         """Set the learned attributes and `n_components_`; those read before must be bound anew, not changed in place."""
+
+    def _as_counted(self, rows: MatchedRows) -> MatchedRows:
+        """Rows with the weights that `_learn` came to give them."""
+        return rows
 
     @abc.abstractmethod
     def _learn_newcomer(self, rows: MatchedRows) -> None:

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import abc
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from neigenmaps.alignment.linear import AbstractUniverseAligner, SpaceMap, check_overlap
+from neigenmaps.alignment.gpa import trusted_rows
+from neigenmaps.alignment.linear import (
+    NULL_DRAWS,
+    AbstractUniverseAligner,
+    SpaceMap,
+    check_overlap,
+    covariance,
+    simulated_rank,
+)
 from neigenmaps.alignment.rows import MatchedRows
-from neigenmaps.errors import InputError
+from neigenmaps.errors import InputError, UnknownNameError
 from neigenmaps.functional.canonical import (
     CanonicalSpaces,
     cca,
     generalized_cca,
-    null_values,
-    shared_directions,
     whitening,
 )
 from neigenmaps.functional.cross_moments import CrossMoments, block_slices, cross_moments
 
 Weighting = Literal["correlation", "none"]
 RankRule = Literal["simulation", "permutation", "heldout"]
-NULL_DRAWS = 19  # exceeding all of them has probability 1/20 by chance
 
 
 class AbstractCanonicalAligner(AbstractUniverseAligner):
@@ -42,7 +47,7 @@ class AbstractCanonicalAligner(AbstractUniverseAligner):
         if self.weighting not in ("correlation", "none"):
             raise InputError(f"expected weighting 'correlation' or 'none', got {self.weighting!r}: name one of them")
         check_overlap(names, self.moments_)
-        covariance_DD = pairwise_covariance(self.moments_)
+        covariance_DD = covariance(self.moments_)
         if self.shrinkage == 0:
             self._check_rows(covariance_DD, names)
         found = self._components(covariance_DD, names)
@@ -124,8 +129,10 @@ class GCCA(AbstractCanonicalAligner):
     shrinkage: 0 whitens every space wholly, which needs many more rows than columns; 1 not at all.
     weighting: "correlation" multiplies component j by w_j = (sigma_j^2 - 1) / (M - 1), its mean correlation, so that what
         is not shared does not count in cosines. "none" is the textbook.
+    robust: count each row by the probability that it is matched rightly, as a robust `GPA` finds it.
 
-    Geometry is not kept: retrieval, not stitching. The way back is each space's least-squares reconstruction.
+    Geometry is not kept: retrieval, not stitching. The way back is each space's least-squares reconstruction. Spaces that
+    lack rows get shorter vectors: compare by cosine.
     """
 
     def __init__(
@@ -134,43 +141,62 @@ class GCCA(AbstractCanonicalAligner):
         *,
         shrinkage: float = 0.01,
         weighting: Weighting = "correlation",
+        robust: bool = False,
         random_state: int = 0,
     ) -> None:
         self.n_components = n_components
         self.shrinkage = shrinkage
         self.weighting = weighting
+        self.robust = robust
         self.random_state = random_state
 
     def _components(self, covariance_DD: Tensor, names: tuple[str, ...]) -> CanonicalSpaces:
         rank = self.n_components
-        if rank == "simulation":
-            rank = simulated_rank(self.moments_, names, self.random_state)
-        elif isinstance(rank, str):
-            if not hasattr(self, "n_components_"):
-                raise InputError(f"n_components={rank!r} needs the rows: use fit, or 'simulation' for a stream")
-            rank = self.n_components_
+        if isinstance(rank, str):
+            rank = self._rank(rank, names)
         return generalized_cca(covariance_DD, self.moments_.widths, n_components=rank, shrinkage=self.shrinkage)
 
+    def _rank(self, rule: str, names: tuple[str, ...]) -> int:
+        if rule not in get_args(RankRule):
+            raise UnknownNameError("rule for n_components", rule, get_args(RankRule))
+        if rule == "simulation" and self.row_trust_ is None:
+            return simulated_rank(self.moments_, names, self.random_state)
+        if not hasattr(self, "n_components_"):
+            raise InputError(f"n_components={rule!r} needs the rows: use fit, or 'simulation' for a stream")
+        return self.n_components_  # `_learn` found it
+
     def _learn(self, rows: MatchedRows) -> None:
-        rules = {"permutation": self._permuted_rank, "heldout": self._heldout_rank}
-        if isinstance(self.n_components, str) and self.n_components not in (*rules, "simulation"):
-            expected = "a number, None, 'simulation', 'permutation' or 'heldout'"
-            raise InputError(f"expected n_components to be {expected}, got {self.n_components!r}")
-        if self.n_components in rules:
-            self.n_components_ = rules[self.n_components](rows)
-        super()._learn(rows)
+        self.row_trust_ = None
+        self.moments_ = cross_moments(rows.spaces, scale_NM=rows.scale_NM)
+        if self.n_components == "permutation":
+            self.n_components_ = self._permuted_rank(rows)
+        elif self.n_components == "heldout":
+            self.n_components_ = self._heldout_rank(rows)
+        if self.robust:
+            check_overlap(rows.names, self.moments_)
+            if self.n_components == "simulation":  # before rows are weighed: the null knows of equal weights only
+                self.n_components_ = simulated_rank(self.moments_, rows.names, self.random_state)
+            self.row_trust_ = trusted_rows(rows, self.random_state)
+            self.moments_ = cross_moments(rows.spaces, scale_NM=self._as_counted(rows).scale_NM)
+        self._solve(rows.names)
 
     def _solve_last(self, names: tuple[str, ...]) -> None:
         """The regression of the shared components on the newcomer, which is what every space's map is at the optimum."""
         check_overlap(names, self.moments_)
-        covariance_DD = pairwise_covariance(self.moments_)
+        sums_DD, weight_M = self.moments_.centred(), self.moments_.weight_MM[-1]
         *known, own = block_slices(self.moments_.widths)
-        shared_FK = torch.stack(
-            [covariance_DD[own, columns] @ self._projection(name) for columns, name in zip(known, names, strict=False)]
-        ).sum(dim=0)
-        whitener_FR = whitening(covariance_DD[own, own], self.shrinkage)
+        shared_FK = sum(
+            (
+                sums_DD[own, columns] / weight @ self._projection(name)
+                for columns, weight, name in zip(known, weight_M, names, strict=False)
+                if weight > 0
+            ),
+            start=sums_DD.new_zeros(self.moments_.widths[-1], self.n_components_),
+        )
+        own_FF = sums_DD[own, own] / weight_M[-1]
+        whitener_FR = whitening(own_FF, self.shrinkage)
         projection_FK = whitener_FR @ (whitener_FR.T @ shared_FK) / self.values_K_
-        newcomer = self._map(covariance_DD[own, own], self.moments_.means()[own], projection_FK)
+        newcomer = self._map(own_FF, self.moments_.means()[own], projection_FK)
         self.maps_ = {**self.maps_, names[-1]: newcomer}
 
     def _projection(self, name: str) -> Tensor:
@@ -200,7 +226,7 @@ class GCCA(AbstractCanonicalAligner):
         if len(held) < 4:
             raise InputError(f"expected at least 20 rows for n_components='heldout', got {len(rows)}: name a number")
         found = self._all_components(cross_moments(train.spaces, scale_NM=train.scale_NM))
-        tested_DD = pairwise_covariance(cross_moments(held.spaces, scale_NM=held.scale_NM))
+        tested_DD = covariance(cross_moments(held.spaces, scale_NM=held.scale_NM))
         total_K = (found.projections_DK * (tested_DD @ found.projections_DK)).sum(dim=0)
         own_K = torch.zeros_like(total_K)
         for own in block_slices([x_NF.shape[1] for x_NF in rows.spaces]):
@@ -209,25 +235,4 @@ class GCCA(AbstractCanonicalAligner):
         return max(1, int((correlations_K > 2 / len(held) ** 0.5).sum()))
 
     def _all_components(self, moments: CrossMoments) -> CanonicalSpaces:
-        return generalized_cca(pairwise_covariance(moments), moments.widths, shrinkage=self.shrinkage)
-
-
-def pairwise_covariance(moments: CrossMoments) -> Tensor:
-    """Covariances, each block over the rows that both spaces have; 0 for spaces without common rows."""
-    columns = torch.tensor(moments.widths, device=moments.origin_D.device)
-    weight_DD = moments.weight_MM.repeat_interleave(columns, 0).repeat_interleave(columns, 1)
-    return torch.where(weight_DD > 0, moments.centred() / weight_DD, 0.0)
-
-
-def simulated_rank(moments: CrossMoments, names: tuple[str, ...], seed: int) -> int:
-    """Directions that are shared beyond what independent Gaussian spaces of these widths and rows show."""
-    if moments.n_rows - 1 < 2 * max(moments.widths):
-        raise InputError(
-            f"expected at least {2 * max(moments.widths) + 1} rows to tell shared directions from chance, got "
-            f"{moments.n_rows} for {', '.join(names)}: name n_components, or give more rows"
-        )
-    generator = torch.Generator().manual_seed(seed)
-    null_P = null_values(
-        moments.widths, moments.n_rows, draws=NULL_DRAWS, generator=generator, device=moments.origin_D.device
-    )
-    return shared_directions(pairwise_covariance(moments), moments.widths, null_P)
+        return generalized_cca(covariance(moments), moments.widths, shrinkage=self.shrinkage)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from neigenmaps.alignment.linear import (
@@ -15,13 +16,26 @@ from neigenmaps.alignment.linear import (
     Standardize,
     check_overlap,
     column_factors,
+    simulated_rank,
 )
+from neigenmaps.alignment.rows import MatchedRows
 from neigenmaps.errors import ConvergenceWarning, InputError, UnknownNameError
-from neigenmaps.functional.cross_moments import block_slices
-from neigenmaps.functional.generalized_procrustes import generalized_procrustes
+from neigenmaps.functional.cross_moments import block_slices, cross_moments
+from neigenmaps.functional.generalized_procrustes import ProcrustesConsensus, generalized_procrustes
 from neigenmaps.functional.linear_maps import polar_factor
+from neigenmaps.functional.row_trust import consensus_trust
 
+ROBUST_ROUNDS, ROBUST_SWEEPS = 20, 5
 FACTS = ("objective", "bound", "history", "converged")
+
+
+def trusted_rows(rows: MatchedRows, random_state: int) -> Tensor:
+    """Probability (N, M) that each row is matched rightly, by a robust `GPA` in the directions that spaces share."""
+    enough = len(rows) > 2 * max(x_NF.shape[1] for x_NF in rows.spaces)
+    gpa = GPA("simulation" if enough else None, robust=True, random_state=random_state)
+    gpa._learn(rows)
+    assert gpa.row_trust_ is not None
+    return gpa.row_trust_
 
 
 class GPA(AbstractUniverseAligner):
@@ -29,13 +43,18 @@ class GPA(AbstractUniverseAligner):
     `functional.generalized_procrustes`. Geometry is kept: maps turn, and at most scale by one number per space.
 
     n_components: width K of the universe; None is the largest width, where no space loses anything, narrow ones being
-        embedded isometrically. Fewer than all is better for retrieval where spaces share few directions.
+        embedded isometrically; "simulation" the number of directions that agree more than independent spaces would.
+        Fewer than all is better for retrieval where spaces share few directions.
     standardize: "scale" (centre, one factor per space), "center", or "zscore" as the published code has it, which is not
         invariant to turning an input.
     model_weights: a_m by name, 1 when not named.
+    robust: find rows that are matched wrongly, space by space, and count each by the probability that it is right, from
+        its cosine with the mean of the other spaces against that of permuted rows. Needs `fit`, and 3 spaces at least to
+        tell whose row is wrong.
 
     Fitted: maps_ by name; objective_ (mean over rows), bound_ (nuclear norms: no maps reach more), gap_ = 1 - objective_ /
-    bound_, history_ by sweep, converged_. Axes of the universe are those of the mean of all spaces, by falling variance.
+    bound_, history_ by sweep, converged_; when robust row_trust_, probabilities (N, M), else None. Axes of the universe are
+    those of the mean of all spaces, by falling variance.
     """
 
     objective_: float
@@ -45,10 +64,11 @@ class GPA(AbstractUniverseAligner):
 
     def __init__(
         self,
-        n_components: int | None = None,
+        n_components: int | Literal["simulation"] | None = None,
         *,
         standardize: Standardize = "scale",
         model_weights: Mapping[str, float] | None = None,
+        robust: bool = False,
         max_sweeps: int = 500,
         tolerance: float = 1e-9,
         random_state: int = 0,
@@ -56,6 +76,7 @@ class GPA(AbstractUniverseAligner):
         self.n_components = n_components
         self.standardize = standardize
         self.model_weights = model_weights
+        self.robust = robust
         self.max_sweeps = max_sweeps
         self.tolerance = tolerance
         self.random_state = random_state
@@ -64,31 +85,74 @@ class GPA(AbstractUniverseAligner):
     def gap_(self) -> float:
         return 1 - self.objective_ / self.bound_
 
+    def _learn(self, rows: MatchedRows) -> None:
+        self.row_trust_ = None
+        super()._learn(rows)
+        if self.robust:
+            self.row_trust_ = self._learn_trust(rows)
+            self._adopt(rows.names, self._consensus(rows.names, self.n_components_))
+
+    def _learn_trust(self, rows: MatchedRows) -> Tensor:
+        """Rounds of trust in every row, given the maps, and of maps, given the trust; their number of dimensions stays."""
+        device = self.moments_.origin_D.device
+        scale_NM = rows.scale_NM
+        if scale_NM is None:
+            scale_NM = torch.ones(len(rows), len(rows.names), dtype=torch.float64, device=device)
+        order_N = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.random_state)).to(device)
+        trust_NM = (scale_NM > 0).double()
+        for _ in range(ROBUST_ROUNDS):
+            units = [
+                F.normalize(self.maps_[name].encode(x_NF.double()), dim=1)
+                for name, x_NF in zip(rows.names, rows.spaces, strict=True)
+            ]
+            before_NM, trust_NM = trust_NM, consensus_trust(units, trust_NM, order_N)
+            self.moments_ = cross_moments(rows.spaces, scale_NM=scale_NM * trust_NM)
+            self._adopt(rows.names, self._consensus(rows.names, self.n_components_, ROBUST_SWEEPS))
+            if (trust_NM - before_NM).abs().mean() < 1e-3:
+                break
+        return trust_NM
+
     def _solve(self, names: tuple[str, ...]) -> None:
-        moments = self.moments_
         self._check(names)
-        cross_DD, forth_D, back_D = self._standardized()
+        rank = self.n_components
+        if rank == "simulation":
+            rank = min(simulated_rank(self.moments_, names, self.random_state), max(self.moments_.widths))
+        self._adopt(names, self._consensus(names, rank))
+
+    def _consensus(
+        self, names: tuple[str, ...], n_components: int | None, sweeps: int | None = None
+    ) -> ProcrustesConsensus:
+        """The best maps for `moments_`. With fewer sweeps, what these make of the present maps: a step of a longer way."""
+        cross_DD, _, back_D = self._standardized()
+        start_DK = None
+        if sweeps is not None:
+            start_DK = back_D[:, None] * torch.cat([self.maps_[name].to_FK for name in names])
         result = generalized_procrustes(
             cross_DD,
-            moments.widths,
-            n_components=self.n_components,
+            self.moments_.widths,
+            n_components=n_components,
             model_weights_M=self._weights(names),
-            max_sweeps=self.max_sweeps,
+            start_DK=start_DK,
+            max_sweeps=sweeps or self.max_sweeps,
             tolerance=self.tolerance,
         )
-        if not result.converged:
+        if sweeps is None and not result.converged:
             warnings.warn(
                 f"GPA still gains {result.history[-1] - result.history[-2]:.1e} a sweep after {self.max_sweeps}: raise "
                 "max_sweeps, or lower n_components to the directions that spaces share",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
+        return result
+
+    def _adopt(self, names: tuple[str, ...], result: ProcrustesConsensus) -> None:
         self.objective_, self.bound_ = result.objective, result.bound
         self.history_, self.converged_ = result.history, result.converged
-        mean_D = moments.means()
+        _, forth_D, back_D = self._standardized()
+        mean_D = self.moments_.means()
         self.maps_ = {
             name: SpaceMap(mean_D[own], forth_D[own, None] * result.maps_DK[own], result.maps_DK[own].T * back_D[own])
-            for name, own in zip(names, block_slices(moments.widths), strict=True)
+            for name, own in zip(names, block_slices(self.moments_.widths), strict=True)
         }
         self.n_components_ = result.maps_DK.shape[1]
 

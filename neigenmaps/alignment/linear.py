@@ -14,10 +14,12 @@ from torch import Tensor
 from neigenmaps.alignment.aligner import AbstractAligner
 from neigenmaps.alignment.rows import MatchedRows, Rows, matched_rows
 from neigenmaps.errors import InputError, RowMismatchError
+from neigenmaps.functional.canonical import null_values, shared_directions
 from neigenmaps.functional.cross_moments import CrossMoments, block_slices, cross_moments
 
 Standardize = Literal["scale", "center", "zscore"]
 MOMENT_TENSORS = ("origin_D", "weight_MM", "sum_MD", "product_DD")
+NULL_DRAWS = 19  # exceeding all of them has probability 1/20 by chance
 
 
 class SpaceMap(NamedTuple):
@@ -35,9 +37,15 @@ class SpaceMap(NamedTuple):
 
 
 class AbstractMomentAligner(AbstractAligner):
-    """Fitted: moments_, from which `refit` and `partial_fit` go on, and what `_solve` learns from them."""
+    """Fitted: moments_, from which `refit` and `partial_fit` go on, and what `_solve` learns from them.
+
+    robust: whether `fit` finds out which rows to trust; row_trust_ is then the probability (N, M) that each is matched
+    rightly. `refit` keeps the trust and takes a newcomer's rows at the word of the others.
+    """
 
     moments_: CrossMoments
+    robust: bool = False
+    row_trust_: Tensor | None = None
 
     def partial_fit(
         self,
@@ -52,6 +60,10 @@ class AbstractMomentAligner(AbstractAligner):
         Batches give what one `fit` on all their rows gives. No rows are kept, so `add` will need `against`.
         Raises RowMismatchError for other spaces than before; further as in `fit`.
         """
+        if self.robust:
+            raise InputError(
+                "expected robust=False for a stream: which rows are wrong shows only with all of them, in fit"
+            )
         rows = matched_rows(spaces, weights, masks)
         if hasattr(self, "moments_"):
             rows = self._in_order(rows)
@@ -75,6 +87,12 @@ class AbstractMomentAligner(AbstractAligner):
     def _learn(self, rows: MatchedRows) -> None:
         self.moments_ = cross_moments(rows.spaces, scale_NM=rows.scale_NM)
         self._solve(rows.names)
+
+    def _as_counted(self, rows: MatchedRows) -> MatchedRows:
+        if self.row_trust_ is None:
+            return rows
+        scale_NM = self.row_trust_ if rows.scale_NM is None else rows.scale_NM * self.row_trust_
+        return MatchedRows(rows.names, rows.spaces, scale_NM)
 
     def _learn_newcomer(self, rows: MatchedRows) -> None:
         known = [self.names_.index(name) for name in rows.names[:-1]]
@@ -153,3 +171,24 @@ def column_factors(covariance_DD: Tensor, moments: CrossMoments, standardize: St
         spread.append(variance_F if standardize == "zscore" else variance_F.sum().expand_as(variance_F))
     spread_D = torch.cat(spread).clamp_min(0).sqrt()
     return torch.where(spread_D > 0, 1 / spread_D, 0.0), spread_D
+
+
+def covariance(moments: CrossMoments) -> Tensor:
+    """(D, D), positive semi-definite: pairs that share few of their rows count as agreeing less, being known less."""
+    columns = torch.tensor(moments.widths, device=moments.origin_D.device)
+    root_D = moments.weight_MM.diagonal().sqrt().repeat_interleave(columns)
+    return moments.centred() / torch.outer(root_D, root_D)
+
+
+def simulated_rank(moments: CrossMoments, names: tuple[str, ...], seed: int) -> int:
+    """Directions that are shared beyond what independent Gaussian spaces of these widths and rows show."""
+    if moments.n_rows - 1 < 2 * max(moments.widths):
+        raise InputError(
+            f"expected at least {2 * max(moments.widths) + 1} rows to tell shared directions from chance, got "
+            f"{moments.n_rows} for {', '.join(names)}: name n_components, or give more rows"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    null_P = null_values(
+        moments.widths, moments.n_rows, draws=NULL_DRAWS, generator=generator, device=moments.origin_D.device
+    )
+    return shared_directions(covariance(moments), moments.widths, null_P)
