@@ -16,7 +16,7 @@ RANK = {
     "training": 4, "reporting": 4,
     "cli": 5, "__main__": 5,
 }  # fmt: skip
-SAME_RANK_ALLOWED = {("alignment", "spectral")}
+SAME_RANK_ALLOWED = {("alignment", "spectral"), ("graphs", "spectral")}
 HOME_OF = {
     "pytorch_lightning": {"training"},
     "lightning": set(),

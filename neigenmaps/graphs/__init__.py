@@ -1,0 +1,15 @@
+"""The same eigenfunctions where pairs are not views of images: kernels given as functions, graphs, clusters."""
+
+from neigenmaps.graphs.clustering import NeuralSpectralClustering
+from neigenmaps.graphs.eigenmap import NeuralEigenmap
+from neigenmaps.graphs.graph import Graph, as_graph, graph_from_adjacency, graph_from_edges, read_graph
+
+__all__ = [
+    "Graph",
+    "NeuralEigenmap",
+    "NeuralSpectralClustering",
+    "as_graph",
+    "graph_from_adjacency",
+    "graph_from_edges",
+    "read_graph",
+]

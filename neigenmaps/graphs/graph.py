@@ -1,0 +1,255 @@
+"""A graph with features on its nodes, from edge lists, sparse matrices, files, NetworkX or PyTorch Geometric.
+
+Edges count both ways, whatever way they are given. Loops are dropped and repeated edges merged, and both are counted:
+a pair of a node with itself says nothing about its surroundings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp  # type: ignore[import-untyped]
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from neigenmaps.errors import DataError, InputError, NonFiniteError, ShapeError
+
+SPLIT_KEYS = {"train": "train_idx", "val": "val_idx", "test": "test_idx"}
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """adjacency: CSR (N, N), float32, symmetric, no diagonal. features: (N, F), a float32 tensor or CSR, or None.
+
+    labels_N: -1 for unlabelled. splits: row numbers by name. n_self_loops, n_duplicates: of the edges as given.
+    """
+
+    adjacency: sp.csr_matrix
+    features: Tensor | sp.csr_matrix | None = None
+    labels_N: Tensor | None = None
+    splits: dict[str, Tensor] = field(default_factory=dict)
+    n_self_loops: int = 0
+    n_duplicates: int = 0
+
+    def __len__(self) -> int:
+        return int(self.adjacency.shape[0])
+
+    @property
+    def n_edges(self) -> int:
+        return int(self.adjacency.nnz) // 2
+
+    @property
+    def isolated(self) -> NDArray[np.int64]:
+        """Nodes without an edge: never part of a pair, embedded by their features all the same."""
+        return np.flatnonzero(np.diff(self.adjacency.indptr) == 0)
+
+    def edges(self) -> Tensor:
+        """Every edge once, (E, 2), smaller number first."""
+        upper = sp.triu(self.adjacency, k=1).tocoo()
+        return torch.from_numpy(np.stack([upper.row, upper.col], axis=1).astype(np.int64))
+
+
+def graph_from_edges(
+    edges_E2: Tensor | NDArray[Any],
+    n_nodes: int,
+    *,
+    weights_E: Tensor | NDArray[Any] | None = None,
+    features: Any = None,
+    labels_N: Any = None,
+    splits: dict[str, Any] | None = None,
+) -> Graph:
+    """A graph out of pairs of node numbers, each edge once or both ways.
+
+    weights_E: above 0; an edge given twice, or in both directions, keeps its largest weight.
+    Raises ShapeError, InputError for numbers outside 0..n_nodes-1, weights that are not above 0, no edge between two nodes,
+    labels that are no integers; NonFiniteError for features with NaN or infinity.
+    """
+    edges = np.asarray(edges_E2)
+    if edges.ndim != 2 or edges.shape[1] != 2 or len(edges) == 0 or edges.dtype.kind not in "iu":
+        raise ShapeError(f"expected edges as integers of shape (E, 2) with E > 0, got {edges.dtype} {edges.shape}")
+    outside = (edges < 0) | (edges >= n_nodes)
+    if outside.any():
+        row = int(outside.any(axis=1).argmax())
+        raise InputError(
+            f"expected node numbers from 0 to {n_nodes - 1}, got edge {tuple(edges[row].tolist())} in row {row} and "
+            f"{int(outside.any(axis=1).sum()) - 1} more: is the number of nodes right, does counting start at 0?"
+        )
+    weights = None if weights_E is None else np.asarray(weights_E, dtype=np.float32)
+    if weights is not None and (weights.shape != (len(edges),) or not (np.isfinite(weights) & (weights > 0)).all()):
+        raise InputError(f"expected {len(edges)} finite weights above 0, got shape {weights.shape}")
+    low, high = edges.min(axis=1).astype(np.int64), edges.max(axis=1).astype(np.int64)
+    apart = low != high
+    keys, low, high = low[apart] * n_nodes + high[apart], low[apart], high[apart]
+    if len(keys) == 0:
+        raise InputError("expected edges between different nodes, got self-loops alone")
+    weights = np.ones(len(keys), np.float32) if weights is None else weights[apart]
+    order = np.lexsort((-weights, keys)) if weights.min() < weights.max() else np.argsort(keys, kind="stable")
+    first = np.r_[True, keys[order][1:] != keys[order][:-1]]
+    kept = order[first]
+    return _graph(
+        _both_ways(low[kept], high[kept], weights[kept], n_nodes),
+        features,
+        labels_N,
+        splits,
+        n_self_loops=int((~apart).sum()),
+        n_duplicates=int(len(keys) - len(kept)),
+    )
+
+
+def graph_from_adjacency(
+    adjacency: Any, *, features: Any = None, labels_N: Any = None, splits: dict[str, Any] | None = None
+) -> Graph:
+    """A graph out of a square sparse matrix (or array) of weights; an entry on either side of the diagonal is an edge."""
+    matrix = sp.coo_matrix(adjacency)
+    if matrix.shape[0] != matrix.shape[1]:
+        raise ShapeError(f"expected a square adjacency, got {matrix.shape}")
+    stored = matrix.data != 0
+    edges = np.stack([matrix.row[stored], matrix.col[stored]], axis=1).astype(np.int64)
+    if len(edges) == 0:
+        raise InputError("expected an adjacency with edges, got zeros alone")
+    return graph_from_edges(
+        edges, matrix.shape[0], weights_E=matrix.data[stored], features=features, labels_N=labels_N, splits=splits
+    )
+
+
+def as_graph(given: Any) -> Graph:
+    """A `Graph` from a Graph, sparse matrix, NetworkX graph, PyTorch Geometric `Data` or path to an npz file.
+
+    NetworkX: node attributes "x" (features) and "y" (label), edge attribute "weight", each if every node or edge has it.
+    PyTorch Geometric: `edge_index`, `x`, `y`, `train_mask`, `val_mask`, `test_mask`. Neither package is imported.
+    """
+    if isinstance(given, Graph):
+        return given
+    if isinstance(given, str | Path):
+        return read_graph(given)
+    if sp.issparse(given):
+        return graph_from_adjacency(given)
+    if hasattr(given, "edge_index"):
+        return _from_geometric(given)
+    if hasattr(given, "nodes") and hasattr(given, "edges"):
+        return _from_networkx(given)
+    raise InputError(
+        f"expected a Graph, a SciPy sparse matrix, a NetworkX graph, a PyTorch Geometric Data or a path, got "
+        f"{type(given).__name__}: make one with graph_from_edges"
+    )
+
+
+def read_graph(path: str | Path) -> Graph:
+    """A graph from an npz file, read without pickle.
+
+    Keys: `edges` (E, 2) or `adj_indptr`, `adj_indices`, `adj_shape`; features as `x` (N, F) or `x_indptr`, `x_indices`,
+    `x_shape` and, unless all are 1, `x_data`; optional `num_nodes`, `labels`, `train_idx`, `val_idx`, `test_idx`.
+    Raises DataError when the file cannot be read or holds no edges.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file}
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"expected a graph in an npz file at {path}: {error}") from error
+    features, labels = _features_of(arrays), arrays.get("labels")
+    splits = {name: arrays[key] for name, key in SPLIT_KEYS.items() if key in arrays}
+    if "edges" in arrays:
+        known = [len(part) for part in (labels, arrays.get("x")) if part is not None]
+        rows = arrays.get("x_shape", known or [int(arrays["edges"].max()) + 1])[0]
+        n_nodes = int(arrays.get("num_nodes", rows))
+        return graph_from_edges(arrays["edges"], n_nodes, features=features, labels_N=labels, splits=splits)
+    if {"adj_indptr", "adj_indices", "adj_shape"} <= arrays.keys():
+        data = arrays.get("adj_data", np.ones(len(arrays["adj_indices"]), np.float32))
+        adjacency = sp.csr_matrix((data, arrays["adj_indices"], arrays["adj_indptr"]), shape=arrays["adj_shape"])
+        return graph_from_adjacency(adjacency, features=features, labels_N=labels, splits=splits)
+    raise DataError(
+        f"expected keys 'edges', or 'adj_indptr', 'adj_indices', 'adj_shape' in {path}, got {sorted(arrays)}"
+    )
+
+
+def _features_of(arrays: dict[str, NDArray[Any]]) -> Any:
+    if "x_indptr" not in arrays:
+        return arrays.get("x")
+    data = arrays.get("x_data", np.ones(len(arrays["x_indices"]), np.float32))
+    return sp.csr_matrix((data, arrays["x_indices"].astype(np.int32), arrays["x_indptr"]), shape=arrays["x_shape"])
+
+
+def _from_geometric(data: Any) -> Graph:
+    masks = {"train": "train_mask", "val": "val_mask", "test": "test_mask"}
+    splits = {
+        name: np.flatnonzero(np.asarray(getattr(data, mask)))
+        for name, mask in masks.items()
+        if getattr(data, mask, None) is not None
+    }
+    labels = getattr(data, "y", None)
+    return graph_from_edges(
+        np.asarray(data.edge_index).T,
+        int(data.num_nodes),
+        features=getattr(data, "x", None),
+        labels_N=None if labels is None else np.asarray(labels).reshape(-1),
+        splits=splits,
+    )
+
+
+def _from_networkx(graph: Any) -> Graph:
+    number = {node: row for row, node in enumerate(graph.nodes)}
+    edges = [(number[a], number[b], values.get("weight", 1.0)) for a, b, values in graph.edges(data=True)]
+    nodes = [values for _, values in graph.nodes(data=True)]
+    return graph_from_edges(
+        np.array([edge[:2] for edge in edges], dtype=np.int64).reshape(-1, 2),
+        len(number),
+        weights_E=np.array([edge[2] for edge in edges]),
+        features=np.array([values["x"] for values in nodes]) if all("x" in values for values in nodes) else None,
+        labels_N=np.array([values["y"] for values in nodes]) if all("y" in values for values in nodes) else None,
+    )
+
+
+def _both_ways(
+    low: NDArray[np.int64], high: NDArray[np.int64], weights: NDArray[np.float32], n_nodes: int
+) -> sp.csr_matrix:
+    small = np.int32 if n_nodes < 2**31 else np.int64
+    low, high = low.astype(small), high.astype(small)
+    one_way = sp.csr_matrix((weights, (low, high)), shape=(n_nodes, n_nodes))
+    adjacency = (one_way + one_way.T).tocsr()
+    adjacency.sort_indices()
+    return adjacency
+
+
+def _graph(adjacency: sp.csr_matrix, features: Any, labels: Any, splits: dict[str, Any] | None, **counts: int) -> Graph:
+    n = adjacency.shape[0]
+    if features is not None:
+        features = checked_features(features, n)
+    if labels is not None:
+        labels = np.asarray(labels)
+        if labels.shape != (n,) or labels.dtype.kind not in "iu":
+            raise InputError(f"expected {n} labels as integers, -1 for unlabelled, got {labels.dtype} {labels.shape}")
+        labels = torch.from_numpy(labels.astype(np.int64))
+    rows = {name: torch.from_numpy(np.asarray(index).astype(np.int64)) for name, index in (splits or {}).items()}
+    for name, index in rows.items():
+        if len(index) and not (index.min() >= 0 and index.max() < n):
+            raise InputError(f"expected rows of split {name!r} from 0 to {n - 1}, got up to {int(index.max())}")
+    return Graph(adjacency, features, labels, rows, **counts)
+
+
+def checked_features(features: Any, n_rows: int) -> Tensor | sp.csr_matrix:
+    """float32, dense or CSR. Raises ShapeError, and NonFiniteError with the first row at fault."""
+    if features.ndim != 2 or features.shape[0] != n_rows or features.shape[1] == 0:
+        raise ShapeError(
+            f"expected features of shape ({n_rows}, F), one row for every node, got {tuple(features.shape)}"
+        )
+    if sp.issparse(features):
+        features = sp.csr_matrix(features, dtype=np.float32)
+        finite = np.isfinite(features.data)
+        if not finite.all():
+            row = int(np.searchsorted(features.indptr, int((~finite).argmax()), side="right")) - 1
+            raise NonFiniteError(
+                f"expected finite features, got NaN or infinity, first in row {row}: fill or drop them"
+            )
+        return features
+    tensor = torch.as_tensor(features).float()
+    finite = torch.isfinite(tensor).all(dim=1)
+    if not finite.all():
+        raise NonFiniteError(
+            f"expected finite features, got NaN or infinity in {int((~finite).sum())} of {n_rows} rows, first in row "
+            f"{int((~finite).int().argmax())}: fill or drop them"
+        )
+    return tensor
