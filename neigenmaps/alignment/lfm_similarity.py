@@ -9,6 +9,7 @@ One null is shared by all: permuting rows permutes Phi, and no graph is built ag
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -101,7 +102,7 @@ def lfm_similarity(
     n_neighbors: None is 15 % of the rows, at least 10, at most 300.
     n_permutations: of the null; p >= 1 / (1 + n_permutations). 0 leaves z and p out, not the score.
 
-    Tensors come back in the input's dtype (the wider one) and on X's device; work is done in float64 on the CPU.
+    Tensors come back in the input's dtype (the wider one) and on X's device; work is done in float64.
 
     Raises:
         RowMismatchError: X and Y have different numbers of rows.
@@ -123,8 +124,9 @@ def lfm_similarity(
         for space in (X, Y)
     )
     m = _common_gap(basis_x, basis_y, n_eigenvectors)
-    phi_NK, psi_NL = _functions(basis_x, n_eigenvectors), _functions(basis_y, n_eigenvectors)
-    weights_K, weights_L = _weights(basis_x, n_eigenvectors), _weights(basis_y, n_eigenvectors)
+    device = basis_x.eigenvectors_NK.device
+    phi_NK, psi_NL = (_functions(basis, n_eigenvectors).to(device) for basis in (basis_x, basis_y))
+    weights_K, weights_L = (_weights(basis, n_eigenvectors).to(device) for basis in (basis_x, basis_y))
     energies = map_scores.row_energy(phi_NK[:, 1:m]), map_scores.row_energy(psi_NL[:, 1:m])
     c_LK = psi_NL.T @ phi_NK
     null_PLK = _null_maps(basis_x, basis_y, phi_NK, psi_NL, n_permutations, random_state)
@@ -137,7 +139,7 @@ def lfm_similarity(
         panel[HEADLINE] = panel[HEADLINE]._replace(null_mean=by_chance, calibrated=score)
     c_LK, phi_NK, psi_NL = c_LK[:m, :m], phi_NK[:, :m], psi_NL[:, :m]
     inner_LK = c_LK[1:, 1:]
-    like = _likeness(X, Y)
+    like = _likeness(X, Y, basis_x)
     return LFMSimilarity(
         score=float(score),
         p_value=float(p) if (p := panel[HEADLINE].p) is not None else None,
@@ -147,7 +149,7 @@ def lfm_similarity(
         angles=map_scores.principal_angles(inner_LK).to(like),
         curve=map_scores.overlap_curve(inner_LK).to(like),
         curve_by_chance=_curve_by_chance(phi_NK[:, 1:], psi_NL[:, 1:]).to(like),
-        curve_at_gap=_at_gap(basis_x, basis_y)[1:m].to(like.device),
+        curve_at_gap=_at_gap(basis_x, basis_y)[1:m],
         distortion_x=map_scores.row_distortion(inner_LK, phi_NK[:, 1:]).to(like),
         distortion_y=map_scores.row_distortion(inner_LK.T, psi_NL[:, 1:]).to(like),
         worst_x=map_scores.most_distorted_function(inner_LK, phi_NK[:, 1:]).to(like),
@@ -202,14 +204,14 @@ def _n_rows(space: Space) -> int:
     return shape[0]
 
 
-def _likeness(X: Space, Y: Space) -> Tensor:
-    """An empty tensor with the results' dtype and device."""
+def _likeness(X: Space, Y: Space, basis_x: Eigenbasis) -> Tensor:
+    """An empty tensor with the results' dtype and device: those of arrays and tensors, else of X's basis."""
     given = [torch.as_tensor(space) for space in (X, Y) if isinstance(space, Tensor | np.ndarray)]
-    floating = [tensor.dtype for tensor in given if tensor.dtype.is_floating_point]
-    dtype = floating[0] if floating and len(floating) == len(given) else torch.float64
-    for other in floating:
-        dtype = torch.promote_types(dtype, other)
-    return torch.empty(0, dtype=dtype, device=given[0].device if given else "cpu")
+    if not given:
+        return basis_x.eigenvectors_NK.new_empty(0)
+    dtypes = [tensor.dtype if tensor.dtype.is_floating_point else torch.float64 for tensor in given]
+    dtype = functools.reduce(torch.promote_types, dtypes)
+    return torch.empty(0, dtype=dtype, device=given[0].device)
 
 
 def _at_gap(basis_x: Eigenbasis, basis_y: Eigenbasis) -> Tensor:
@@ -237,21 +239,20 @@ def _functions(basis: Eigenbasis, m: int) -> Tensor:
 
     It is the first by itself in a connected graph; elsewhere it lies somewhere in the eigenspace of 0, which is turned.
     """
-    phi_NK = basis.eigenvectors_NK * basis.mass_N.sqrt()[:, None]
+    phi_NK = basis.eigenvectors_NK.double() * basis.mass_N.double().sqrt()[:, None]
     stop = basis.groups[0][1]
     if stop == 1:
         return phi_NK[:, :m]
-    constant_N = basis.degrees_N.sqrt()
+    constant_N = basis.degrees_N.double().sqrt()
     along_K = phi_NK[:, :stop].T @ (constant_N / constant_N.norm())
-    turn_KK = torch.linalg.qr(torch.cat([along_K[:, None], torch.eye(stop, dtype=along_K.dtype)], dim=1)).Q
+    turn_KK = torch.linalg.qr(torch.cat([along_K[:, None], torch.eye(stop).to(along_K)], dim=1)).Q
     return torch.cat([phi_NK[:, :stop] @ turn_KK, phi_NK[:, stop:m]], dim=1)
 
 
 def _weights(basis: Eigenbasis, m: int) -> Tensor:
     """lambda_(m+1) - lambda_k of functions 2..m; one weight for each group of equal eigenvalues, so 0 for one that is cut."""
-    eigenvalues_K = basis.eigenvalues_K.clone()
-    for start, stop in basis.groups:
-        eigenvalues_K[start:stop] = basis.eigenvalues_K[start:stop].mean()
+    eigenvalues_K = basis.eigenvalues_K.double()
+    eigenvalues_K = torch.cat([eigenvalues_K[start:stop].mean().expand(stop - start) for start, stop in basis.groups])
     return (eigenvalues_K[m] - eigenvalues_K[1:m]).clamp_min(0)
 
 
@@ -264,13 +265,13 @@ def _null_maps(
     p-values, too, stay the same when X and Y change places.
     """
     generator, n = torch.Generator().manual_seed(random_state), phi_NK.shape[1]
-    permute_x = bool(basis_x.eigenvalues_K[:n].sum() >= basis_y.eigenvalues_K[:n].sum())
+    permute_x = float(basis_x.eigenvalues_K[:n].sum()) >= float(basis_y.eigenvalues_K[:n].sum())
     still, moved = (psi_NL, phi_NK) if permute_x else (phi_NK, psi_NL)
     step = max(1, BATCH_ELEMENTS // moved.numel())
     maps = [still.new_empty(0, still.shape[1], moved.shape[1])]
     for start in range(0, n_permutations, step):
         orders_PN = [torch.randperm(len(moved), generator=generator) for _ in range(min(step, n_permutations - start))]
-        maps.append(still.T @ moved[torch.stack(orders_PN)])
+        maps.append(still.T @ moved[torch.stack(orders_PN).to(moved.device)])
     null = torch.cat(maps)
     return null if permute_x else null.mT
 

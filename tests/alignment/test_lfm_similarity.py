@@ -289,6 +289,10 @@ def test_dtype_follows_the_spaces() -> None:
     for spaces, dtype in (((x, y), torch.float32), ((x, y.double()), torch.float64)):
         result = lfm_similarity(*spaces, **FEW, n_permutations=2)
         assert {getattr(result, name).dtype for name in tensors} == {dtype}
+    single = [laplacian_eigenbasis(neighbor_graph(z, 12), 11, dtype=torch.float32) for z in (x, y)]
+    result = lfm_similarity(*single, n_eigenvectors=10, n_permutations=2)
+    assert result.functional_map.dtype == torch.float32
+    assert result.score == pytest.approx(lfm_similarity(x, y, **FEW, n_permutations=0).score, abs=1e-4)
     assert lfm_similarity((10 * x).int(), y, **FEW, n_permutations=2).functional_map.dtype == torch.float64
 
 
