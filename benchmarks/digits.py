@@ -19,17 +19,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from neigenmaps.evaluation import TruncationCurve, principal_components, truncation_curve
-from neigenmaps.evaluation.comparison import lengths_of
+from neigenmaps.evaluation import TruncationCurve, code_lengths, principal_components, truncation_curve
 from neigenmaps.files import whole_file
-from neigenmaps.functional.rayleigh_ritz import PairMoments, RitzResult, pair_moments, ritz_from_moments
 from neigenmaps.nn import NeuralEigenmapModel
 from neigenmaps.provenance import provenance
 from neigenmaps.reporting import markdown_table, plot_truncation
-from neigenmaps.training import EigenmapCLI, ViewsDataModule
+from neigenmaps.training import EigenmapCLI, ViewsDataModule, ritz_of
 
 ROOT = Path(__file__).parent.parent
 OBJECTIVES = {
@@ -44,7 +41,6 @@ OBJECTIVES = {
     "SimCLR": "simclr",
 }
 PICTURED = ["nested low-rank, octave (default)", "spectral contrastive", "Barlow Twins", "VICReg", "SimCLR"]
-RITZ_PASSES = 12
 
 
 def fit(objective: str | None, seed: int, epochs: int | None, folder: str) -> EigenmapCLI:
@@ -61,20 +57,6 @@ def fit(objective: str | None, seed: int, epochs: int | None, folder: str) -> Ei
     return cli
 
 
-@torch.no_grad()
-def ritz_of(model: NeuralEigenmapModel, data: ViewsDataModule, space: str) -> RitzResult:
-    """Rayleigh-Ritz on the features of one space, over augmented pairs of the training images."""
-    model.eval()
-    total: PairMoments | None = None
-    for views_VBCHW in data.training_views(RITZ_PASSES, torch.device("cpu")):
-        outputs = model(views_VBCHW.flatten(0, 1))
-        z1, z2 = (outputs.codes if space == "projector" else outputs.features).chunk(2)
-        moments = pair_moments(z1, z2)
-        total = moments if total is None else total.merge(moments)
-    assert total is not None
-    return ritz_from_moments(total, sign_rows=model.encode(data.splits.train.images_NCHW, space=space))
-
-
 def readings(model: NeuralEigenmapModel, data: ViewsDataModule) -> Iterator[tuple[str, Tensor, Tensor, list[float]]]:
     """Name, training codes, held-out codes and eigenvalues (where known) of every reading of one network."""
     for space in ("projector", "backbone"):
@@ -83,7 +65,7 @@ def readings(model: NeuralEigenmapModel, data: ViewsDataModule) -> Iterator[tupl
         if space == "projector":
             yield "as trained", train - mean, test - mean, []
         yield f"{space}, PCA", *principal_components(train, test, n_components=128), []
-        ritz = ritz_of(model, data, space)
+        ritz = ritz_of(model, data, space=space)
         scale = ritz.eigenvalues.clamp_min(0).sqrt().float()
         train, test = ((ritz(codes) * scale)[:, :128] for codes in (train, test))
         yield f"{space}, Rayleigh-Ritz", train, test, ritz.eigenvalues[:128].tolist()
@@ -97,7 +79,7 @@ def measure(name: str, seed: int, epochs: int | None) -> dict[str, object]:
     labels, test_labels = (store.labels_N for store in cli.datamodule.splits)
     curves = {}
     for reading, bank, queries, eigenvalues in readings(cli.model.model, cli.datamodule):
-        curve = truncation_curve(bank, labels, queries, test_labels, dims=lengths_of(bank.shape[1]))
+        curve = truncation_curve(bank, labels, queries, test_labels, dims=code_lengths(bank.shape[1]))
         curves[reading] = curve.as_dict() | {"eigenvalues": eigenvalues}
     knn = curves["projector, Rayleigh-Ritz"]["knn_accuracy"]
     print(

@@ -8,10 +8,11 @@ from datetime import timedelta
 from pathlib import Path
 
 from rich.console import Console
+from torch import Tensor
 
 from neigenmaps.data import DatasetSplits
 from neigenmaps.errors import NeigenmapsError
-from neigenmaps.evaluation.comparison import compare_lengths
+from neigenmaps.evaluation.comparison import RITZ, compare_lengths
 from neigenmaps.features import FeatureSet
 from neigenmaps.files import whole_file
 from neigenmaps.nn import NeuralEigenmapModel
@@ -47,7 +48,13 @@ def train(args: list[str] | None = None, *, default_config: Path | None = None) 
         cli = EigenmapCLI()
         if cli.config.subcommand == "fit" and cli.trainer.is_global_zero:
             console = Console()
-            console.print(f"Trained in {timedelta(seconds=round(cli.fit_seconds))}.")
+            if cli.steps_taken:
+                console.print(f"Trained in {timedelta(seconds=round(cli.fit_seconds))}.")
+            else:
+                console.print(
+                    f"Nothing was left to train: the checkpoint has taken all {cli.trainer.global_step} steps. It is measured "
+                    "anew; to train on, raise --trainer.max_epochs."
+                )
             finish_run(cli.model.model, cli.datamodule, cli.run_folder, console)
     except NeigenmapsError as error:
         sys.exit(f"error: {error}")
@@ -57,16 +64,17 @@ def finish_run(model: NeuralEigenmapModel, data: ViewsDataModule, folder: Path, 
     """Export the model and its features, and, where there are labels, measure and draw what each code length costs."""
     splits = data.splits
     model.save_pretrained(folder / "model")
-    save_features(model, splits, folder / "features")
-    plot_eigenvalues({"neural eigenmap": model.eigenvalues.cpu()}, folder / "eigenvalues.png")
-    shown = splits.train.thin(GALLERY_IMAGES)
-    codes = model.encode(shown.images_NCHW, scaling="unit").cpu()
+    outputs = encode_splits(model, splits)
+    save_features(model, splits, outputs, folder / "features")
+    plot_eigenvalues({RITZ: model.eigenvalues.cpu()}, folder / "eigenvalues.png")
+    rows = splits.train.thin_rows(GALLERY_IMAGES)
+    codes = model.order(outputs[0][rows], scaling="unit").cpu()
     plot_eigenfunction_gallery(
-        codes, shown.images_NCHW, folder / "eigenfunctions.png", n_functions=min(8, codes.shape[1])
+        codes, splits.train.images_NCHW[rows], folder / "eigenfunctions.png", n_functions=min(8, codes.shape[1])
     )
     summary: dict[str, object] = {"eigenvalues": model.eigenvalues.tolist(), "rank": int(model.ritz_rank)}
     if splits.train.labels_N is not None and splits.test.labels_N is not None:
-        curves = compare_lengths(model, splits)
+        curves = compare_lengths(model, splits, outputs)
         summary["by_length"] = {name: curve.as_dict() for name, curve in curves.items()}
         plot_truncation(curves, folder / "truncation.png")
         console.print(truncation_table(curves))
@@ -76,10 +84,18 @@ def finish_run(model: NeuralEigenmapModel, data: ViewsDataModule, folder: Path, 
     console.print(f"Run folder: [bold]{folder}[/bold] (model/, features/, metrics.csv, summary.json, *.png)")
 
 
-def save_features(model: NeuralEigenmapModel, splits: DatasetSplits, folder: Path) -> None:
-    for name, store in zip(("train", "test"), splits, strict=True):
+def encode_splits(model: NeuralEigenmapModel, splits: DatasetSplits) -> tuple[Tensor, Tensor]:
+    """The projector's outputs for all training and all test images: the one pass from which everything else follows."""
+    train, test = (model.encode(store.images_NCHW, space="projector").cpu() for store in splits)
+    return train, test
+
+
+def save_features(
+    model: NeuralEigenmapModel, splits: DatasetSplits, outputs: tuple[Tensor, Tensor], folder: Path
+) -> None:
+    for name, store, raw in zip(("train", "test"), splits, outputs, strict=True):
         FeatureSet(
-            model.encode(store.images_NCHW).cpu(),
+            model.order(raw).cpu(),
             store.fingerprint,
             store.labels_N,
             model.eigenvalues[: int(model.ritz_rank)].cpu(),

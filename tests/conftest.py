@@ -1,11 +1,16 @@
 """Data small enough for a whole training run within a test, on one thread."""
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from cli_runs import make_config, write_config
 from sklearn.datasets import load_digits
+
+from neigenmaps.cli import train
 
 torch.set_num_threads(
     1
@@ -20,3 +25,20 @@ def few_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "few_digits.npz"
     np.savez(path, x_train=images[:70], y_train=labels[:70], x_test=images[70:], y_test=labels[70:])
     return path
+
+
+@pytest.fixture(scope="session")
+def finished(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of two epochs."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train.py"])
+        train(["fit", "--config", write_config(make_config(few_digits, folder), folder), "--run.ritz_pairs=90"])
+    return folder / "runs" / "tiny" / "v"
+
+
+@pytest.fixture
+def config(few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.chdir(tmp_path)
+    return make_config(few_digits, tmp_path)

@@ -1,12 +1,15 @@
 """Every shipped YAML file builds what it says and takes a step on the CPU, with stand-ins for data that must be fetched."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from neigenmaps.cli import train
 from neigenmaps.data import DatasetSplits, ImageStore, ViewLaw
@@ -17,7 +20,7 @@ FOLDER = Path(__file__).parent.parent / "configs"
 MAIN = sorted(FOLDER.glob("*.yaml"))
 OVERLAYS = sorted((FOLDER / "objectives").glob("*.yaml"))
 SMALL = ["--model.width=8", "--model.hidden=16", "--data.batch_size=8", "--data.probe_size=8", "--run.ritz_pairs=8"]
-SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32), "stl10": (3, 96, 96)}
+SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32), "path/to/folder": (3, 16, 16)}
 
 
 def make_splits(name: str) -> DatasetSplits:
@@ -46,12 +49,14 @@ def run_of(paths: list[Path], folder: Path, patch: pytest.MonkeyPatch) -> Eigenm
     quiet = ["enable_progress_bar=false", "logger=false", "enable_checkpointing=false", "callbacks=null"]
     files = [argument for path in paths for argument in ("--config", str(path))]
     options = [f"--trainer.{option}" for option in trainer + quiet]
+    if name in SHAPES:
+        options += [f"--{part}.image_size={SHAPES[name][1]}" for part in ("model", "data")]
     train(["fit", *files, *SMALL, *options, f"--run.root={folder}", "--run.version=v"])
     return made[0]
 
 
 def test_there_are_configs() -> None:
-    assert {path.stem for path in MAIN} >= {"digits", "mnist", "cifar10"}
+    assert {path.stem for path in MAIN} >= {"digits", "mnist", "cifar10", "folder"}
     assert {path.stem for path in OVERLAYS} >= {"barlow_twins", "vicreg", "simclr", "spectral_contrastive"}
 
 
@@ -69,6 +74,32 @@ def test_a_config_takes_a_step(path: Path, tmp_path: Path, monkeypatch: pytest.M
         assert isinstance(law, ViewLaw)
         for name, value in wanted.items():
             assert getattr(law, name) == (tuple(value) if isinstance(value, list) else value)
+
+
+@pytest.mark.filterwarnings("ignore::neigenmaps.errors.IdentifiabilityWarning", "ignore:.*can't be read as images")
+@pytest.mark.parametrize("labelled", [True, False])
+def test_any_folder_of_images(labelled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    noise = np.random.default_rng(0)
+    for number in range(30):
+        path = tmp_path / "photos" / (f"class{number % 2}" if labelled else ".") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(path)
+    (tmp_path / "photos" / "0.jpg").write_text("no image")
+    arguments = ["--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--trainer.check_val_every_n_epoch=1"]
+    arguments += [
+        "--trainer.enable_progress_bar=false",
+        "--trainer.log_every_n_steps=1",
+        f"--data.dataset={tmp_path / 'photos'}",
+    ]
+    arguments += [f"--data.cache_dir={tmp_path / 'cache'}", "--data.max_unreadable_share=0.1", "--data.test_share=0.5"]
+    arguments += ["--data.image_size=16", "--model.image_size=16", f"--run.root={tmp_path}", "--run.version=v"]
+    with pytest.warns(UserWarning, match=r"no code lengths \[32\]" if labelled else "these images have no labels"):
+        train(["fit", "--config", str(FOLDER / "folder.yaml"), *SMALL, *arguments])
+    run = tmp_path / "folder" / "v"
+    assert (run / "unreadable_files.txt").read_text() == "0.jpg\n"
+    assert ("eval/knn_full" in (run / "metrics.csv").read_text()) is labelled
+    assert ("by_length" in json.loads((run / "summary.json").read_text())) is labelled
 
 
 @pytest.mark.filterwarnings("ignore::neigenmaps.errors.IdentifiabilityWarning")
@@ -89,13 +120,16 @@ def test_stated_callbacks_exist(path: Path, tmp_path: Path, monkeypatch: pytest.
     """`run_of` leaves them out, as its code is too short for their lengths."""
     monkeypatch.setattr(sys, "argv", ["train.py"])
     with pytest.raises(SystemExit) as stopped:
-        train(["fit", "--config", str(path), "--print_config"])
+        train(["fit", "--config", str(path), "--trainer.callbacks.dims=[4,16]", "--print_config"])
     assert stopped.value.code == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     stated = yaml.safe_load(path.read_text())
-    lengths = [c["init_args"]["dims"] for c in printed["trainer"]["callbacks"] if c["class_path"].endswith("OnlineKNN")]
+    asked, given = (
+        [c for c in of["trainer"]["callbacks"] if "OnlineKNN" in c["class_path"]] for of in (stated, printed)
+    )
     assert len(printed["trainer"]["callbacks"]) == len(stated["trainer"]["callbacks"])
-    assert all(max(dims) <= printed["model"]["width"] for dims in lengths)
+    assert max(asked[0]["init_args"]["dims"]) <= printed["model"]["width"]
+    assert given[0]["init_args"]["dims"] == [4, 16]
     assert printed["model"]["width"] <= printed["data"]["batch_size"]  # else the first step warns
 
 

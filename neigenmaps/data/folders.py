@@ -5,7 +5,8 @@
     folder/train/..., folder/test/... (or val/)    explicit parts, each of either kind; train alone is split
 
 Sub-folders may be nested; the topmost one names the class. An image beside class folders is unlabelled (-1). Images become
-RGB (grey ones too), the shorter side is resized to `image_size` (bicubic, antialiased), and the centre square is kept.
+RGB (grey ones too), photographs stand upright as their EXIF orientation says, the shorter side is resized to `image_size`
+(bicubic, antialiased), and the centre square is kept.
 
 The cache entry is named by what went into it: absolute path, files with sizes and times of change, image size. So a changed
 folder is packed anew and a stale entry is never opened; old entries may be deleted at any time.
@@ -24,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -37,6 +38,7 @@ from neigenmaps.errors import DataError
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 TEST_FOLDERS = ("test", "val")
 DEFAULT_IMAGE_SIZE = 64
+DECODING = 2  # raised when a file's pixels come out otherwise, so that no store packed before is opened: 2 is upright
 DECODE_BATCH = 256  # images in memory at a time
 NAMES_IN_MESSAGE = 3
 UNREADABLE = (
@@ -46,6 +48,16 @@ UNREADABLE = (
     ValueError,
     SyntaxError,
 )  # all that PIL raises
+
+UPRIGHT = {  # by EXIF orientation; 1 is upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class Listing(NamedTuple):
@@ -125,7 +137,7 @@ def _rows(listing: Listing, rows: list[int]) -> Listing:
 
 def _cache_key(folder: Path, class_names: tuple[str, ...], train: Listing, test: Listing, size: int) -> str:
     states = [(folder / file).stat() for file in train.files + test.files]
-    facts = [SCHEMA_VERSION, str(folder.resolve()), class_names, train, test, size]
+    facts = [SCHEMA_VERSION, DECODING, str(folder.resolve()), class_names, train, test, size]
     facts.append([(state.st_size, state.st_mtime_ns) for state in states])
     return f"{folder.resolve().name}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]}"
 
@@ -171,10 +183,16 @@ def _decode(path: Path, size: int) -> Tensor | None:
     """(3, size, size) uint8, or None if the file can't be read."""
     try:
         with Image.open(path) as image:
-            array = np.asarray(_fit(_as_rgb(image), size))
+            array = np.asarray(_fit(_as_rgb(_upright(image)), size))
     except UNREADABLE:
         return None
     return torch.from_numpy(array.transpose(2, 0, 1).copy())
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As the EXIF orientation says. Not PIL's `exif_transpose`, which writes the whole EXIF anew and so fails on broken tags."""
+    motion = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if motion is None else image.transpose(motion)
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

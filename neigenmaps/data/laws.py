@@ -83,6 +83,19 @@ class ViewLaw:
         return self.affine_prob > 0 and moves
 
     @property
+    def changes_images(self) -> bool:
+        """Whether a view can differ from its square image; False for `ViewLaw()`."""
+        jitters = self.jitter_prob > 0 and max(self.brightness, self.contrast, self.saturation, self.hue) > 0
+        crops = self.crop_scale is not None and self.crop_scale != (
+            1,
+            1,
+        )  # no other ratio fits into the whole of a square
+        gains = self.gain is not None and self.gain != (1, 1)
+        noisy = self.noise > 0 and self.noise_prob > 0
+        chances = max(self.flip, self.grayscale, self.blur, self.solarize)
+        return self.has_affine or jitters or crops or gains or noisy or chances > 0
+
+    @property
     def needs_colour(self) -> bool:
         """Whether a grey image can't be a view under this law."""
         return self.grayscale > 0 or (self.jitter_prob > 0 and (self.saturation > 0 or self.hue > 0))

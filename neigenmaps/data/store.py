@@ -85,10 +85,14 @@ class ImageStore:
         )
 
     def thin(self, at_most: int) -> ImageStore:
-        """At most so many rows, evenly spread, so that a store sorted by class keeps every class; itself when it is no longer."""
+        """The rows `thin_rows(at_most)`; itself when it has no more."""
+        return self if len(self) <= at_most else self.subset(self.thin_rows(at_most))
+
+    def thin_rows(self, at_most: int) -> Tensor:
+        """At most so many row numbers, evenly spread, so that a store sorted by class keeps every class."""
         if len(self) <= at_most:
-            return self
-        return self.subset(torch.linspace(0, len(self) - 1, at_most).round().long())
+            return torch.arange(len(self))
+        return torch.linspace(0, len(self) - 1, at_most).round().long()
 
     def to(self, device: torch.device | str) -> ImageStore:
         """The same store with its tensors on `device`."""

@@ -51,6 +51,11 @@ class RitzResult(NamedTuple):
         """Unit-variance eigenfunctions at new rows, (N, K) -> (N, rank), in the features' precision."""
         return (f_NK - self.mean.to(f_NK)) @ self.rotation.to(f_NK)
 
+    def __repr__(self) -> str:
+        first, last = self.eigenvalues[0].item(), self.eigenvalues[-1].item()
+        width = self.rotation.shape[0]
+        return f"RitzResult(rank {self.rank} of {width} columns, eigenvalues {first:.4g} to {last:.4g})"
+
 
 def pair_moments(f: Tensor, f_positive: Tensor) -> PairMoments:
     """Moments of paired rows, (N, K) twice, N >= 1."""

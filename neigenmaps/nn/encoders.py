@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from neigenmaps.errors import InputError, UnknownNameError
 from neigenmaps.types import Stem
 
+LIST_BACKBONES = "import timm; print(*timm.list_models(), sep=chr(10))"
+
 
 class DigitsCNN(nn.Module):
     """Four 3x3 convolutions for images of 8x8 to 16x16 pixels: (B, C, H, W) -> (B, 512).
@@ -50,7 +52,10 @@ def build_backbone(
             raise InputError("digits_cnn has one form: expected stem 'default' and no backbone_options")
         return DigitsCNN(in_chans)
     if not timm.is_model(name):
-        raise UnknownNameError("backbone", name, ["digits_cnn", *timm.list_models()])
+        known = ["digits_cnn", *timm.list_models()]
+        raise UnknownNameError(
+            "backbone", name, known, listing=f"list all {len(known)} with `python -c {LIST_BACKBONES!r}`"
+        )
     try:
         backbone = timm.create_model(name, pretrained=False, num_classes=0, in_chans=in_chans, **dict(options or {}))
     except TypeError as error:

@@ -34,7 +34,7 @@ class NeuralEigenmapModel(nn.Module):
 
         phi(x) = (f(x) - mean) @ rotation        falling eigenvalues, so that `dims=m` is the best code of m numbers
 
-    in_chans, image_size: of the images it will see (image_size only sizes a trial run). width: K, how many functions.
+    in_chans, image_size: of the images it will see, which are square. width: K, how many functions.
     hidden: width of the projector's hidden layer. pixel_mean, pixel_std: per channel, on [0, 1]; one number serves
     all channels.
     """
@@ -114,20 +114,32 @@ class NeuralEigenmapModel(nn.Module):
         images: uint8, or float in [0, 1]; tensor or array. dims: the first so many numbers; all of them when None.
         space: "eigenmap" the ordered eigenfunctions, "projector" the raw outputs, "backbone" the features before the
         projector. scaling: of eigenmap codes: "sqrt_eigenvalue" makes inner products the kernel truncated at `dims`,
-        "unit" gives every
-            function variance 1.
+        "unit" gives every function variance 1.
         Errors: NotFittedError before Rayleigh-Ritz has run; ShapeError, NonFiniteError, InputError for what is not
-        images.
+        images. Images of another size than in training are refused, not resized: convolutions would take them, and
+        give codes of another scale of detail.
         """
         images = self._checked(_as_tensor(images))
-        available = self._available(space)
-        dims = available if dims is None else dims
-        if not 1 <= dims <= available:
-            raise InputError(f"expected dims between 1 and {available} for space {space!r}, got {dims}")
+        dims = self._checked_dims(dims, space)
         if batch_size < 1:
             raise InputError(f"expected a batch_size of at least 1, got {batch_size}")
         with evaluation_mode(self):
             return torch.cat([self._encode_batch(part, space, scaling)[:, :dims] for part in images.split(batch_size)])
+
+    def order(
+        self, codes_NK: Tensor, dims: int | None = None, *, scaling: Scaling = "sqrt_eigenvalue", batch_size: int = 512
+    ) -> Tensor:
+        """The projector's raw outputs as ordered eigenfunctions, (N, K) -> (N, dims): what `encode` gives for the same images.
+
+        One pass of `encode(images, space="projector")` so serves both spaces, and all lengths and scalings.
+        Errors: NotFittedError before Rayleigh-Ritz has run; ShapeError for another width; InputError for dims.
+        """
+        width = int(self.config["width"])
+        if codes_NK.ndim != 2 or codes_NK.shape[1] != width:
+            raise ShapeError(f"expected the projector's outputs (N, {width}), got {tuple(codes_NK.shape)}")
+        dims = self._checked_dims(dims, "eigenmap")
+        parts = codes_NK.to(self.ritz_rotation.device).split(batch_size)
+        return torch.cat([self._ordered(part, scaling)[:, :dims] for part in parts])
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `model.safetensors` and `config.json` into a folder, each whole or not at all."""
@@ -176,12 +188,22 @@ class NeuralEigenmapModel(nn.Module):
             return outputs.features.float()
         if space == "projector":
             return outputs.codes.float()
-        codes = (outputs.codes.float() - self.ritz_mean) @ self.ritz_rotation
+        return self._ordered(outputs.codes, scaling)
+
+    def _ordered(self, codes_NK: Tensor, scaling: Scaling) -> Tensor:
+        codes = (codes_NK.float() - self.ritz_mean) @ self.ritz_rotation
         if scaling == "unit":
             return codes
         if scaling == "sqrt_eigenvalue":
             return codes * self.eigenvalues.clamp_min(0).sqrt()
         raise InputError(f"scaling must be 'unit' or 'sqrt_eigenvalue', got {scaling!r}")
+
+    def _checked_dims(self, dims: int | None, space: Space) -> int:
+        available = self._available(space)
+        dims = available if dims is None else dims
+        if not 1 <= dims <= available:
+            raise InputError(f"expected dims between 1 and {available} for space {space!r}, got {dims}")
+        return dims
 
     def _available(self, space: Space) -> int:
         if space == "backbone":
@@ -201,6 +223,12 @@ class NeuralEigenmapModel(nn.Module):
         channels = int(self.config["in_chans"])
         if images.ndim != 4 or images.shape[1] != channels or images.shape[0] == 0:
             raise ShapeError(f"expected images of shape (N, {channels}, H, W) with N > 0, got {tuple(images.shape)}")
+        size = int(self.config["image_size"])
+        if images.shape[2:] != (size, size):
+            raise ShapeError(
+                f"expected images of {size}x{size} pixels, as in training, got {images.shape[2]}x{images.shape[3]}: resize "
+                f"them, for instance with neigenmaps.data.load_splits(..., image_size={size})"
+            )
         if images.dtype == torch.uint8:
             return images
         if not images.is_floating_point():

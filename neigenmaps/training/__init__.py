@@ -5,7 +5,7 @@ from neigenmaps.training.cli import EigenmapCLI, read_checkpoint
 from neigenmaps.training.datamodule import RowLoader, ViewsDataModule
 from neigenmaps.training.gather import gather_rows
 from neigenmaps.training.module import EigenmapModule
-from neigenmaps.training.ritz import FitRitz, fit_ritz
+from neigenmaps.training.ritz import FitRitz, fit_ritz, ritz_of
 
 __all__ = [
     "EigenmapCLI",
@@ -18,4 +18,5 @@ __all__ = [
     "fit_ritz",
     "gather_rows",
     "read_checkpoint",
+    "ritz_of",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, RichProgressBar
+from rich import get_console
 from torch import Tensor
 
 from neigenmaps.errors import IdentifiabilityWarning, InputError
@@ -20,22 +21,29 @@ ORDER_TOLERANCE = 0.01  # about the sampling error of an eigenvalue on a probe s
 class OnlineKNN(Callback):
     """kNN accuracy of held-out images by the first numbers of the raw codes, centred: `eval/knn_8`, ..., `eval/knn_full`.
 
-    dims: code lengths; longer than the code is an error. n_neighbors: of the vote. Needs labels.
+    dims: code lengths; those not below the code's are left to `full`, with a warning. n_neighbors: of the vote.
+    Without labels it says so, and measures nothing.
     """
 
     def __init__(self, dims: Sequence[int] = (8, 32), n_neighbors: int = 10) -> None:
+        if min(dims, default=1) < 1:
+            raise InputError(f"OnlineKNN: expected code lengths of at least 1, got {tuple(dims)}")
         self.dims, self.n_neighbors = tuple(dims), n_neighbors
+        self._lengths: tuple[int, ...] = ()  # none: nothing to measure
         self._codes: list[Tensor] = []
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
-        width = pl_module.model.config["width"]  # type: ignore[union-attr,index]
-        if not isinstance(data, ViewsDataModule) or data.probe.labels_N is None:
-            raise InputError(
-                "OnlineKNN needs labelled images: take it out of trainer.callbacks (=null drops all), or give the data labels"
-            )
-        if max(self.dims, default=1) > width or min(self.dims, default=1) < 1:
-            raise InputError(f"OnlineKNN: expected code lengths between 1 and {width}, got {self.dims}")
+        self._lengths = ()
+        width: int = pl_module.model.config["width"]  # type: ignore[union-attr,index,assignment]
+        if not isinstance(data, ViewsDataModule):
+            raise InputError(f"OnlineKNN needs a ViewsDataModule, got {type(data).__name__}")
+        if data.probe.labels_N is None:
+            warnings.warn("OnlineKNN: these images have no labels, so that no accuracy is measured", stacklevel=2)
+            return
+        if longer := [m for m in self.dims if m > width]:
+            warnings.warn(f"OnlineKNN: no code lengths {longer}, as the code has {width} numbers", stacklevel=2)
+        self._lengths = (*(m for m in self.dims if m < width), width)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._codes = []
@@ -49,17 +57,18 @@ class OnlineKNN(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._codes.append(outputs["codes"].detach().float())
+        if self._lengths:
+            self._codes.append(outputs["codes"].detach().float())
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         data: ViewsDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        if sum(map(len, self._codes)) < len(data.probe):  # sanity check, fast_dev_run, limit_val_batches
+        if sum(map(len, self._codes)) < len(data.probe):  # no labels, sanity check, fast_dev_run, limit_val_batches
             return
         codes, labels = torch.cat(self._codes), data.probe.labels_N
         assert labels is not None
         labels, bank = labels.to(codes.device), data.probe_bank
         codes = codes - codes[:bank].mean(0)
-        for m in (*self.dims, codes.shape[1]):
+        for m in self._lengths:
             accuracy = knn_accuracy(
                 codes[:bank, :m],
                 labels[:bank],
@@ -68,7 +77,7 @@ class OnlineKNN(Callback):
                 n_neighbors=min(self.n_neighbors, bank),
             )
             name = "full" if m == codes.shape[1] else str(m)
-            pl_module.log(f"eval/knn_{name}", accuracy, prog_bar=m == self.dims[0], sync_dist=True)
+            pl_module.log(f"eval/knn_{name}", accuracy, prog_bar=m == self._lengths[0], sync_dist=True)
         self._codes = []
 
 
@@ -131,3 +140,8 @@ class RunProgressBar(RichProgressBar):
     ) -> dict[str, int | str | float | dict[str, float]]:
         metrics = super().get_metrics(trainer, pl_module)
         return {name.rsplit("/", 1)[-1]: value for name, value in metrics.items() if name != "v_num"}
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        if trainer.is_global_zero:
+            get_console().print("Ordering the functions by Rayleigh-Ritz over the training images ...")

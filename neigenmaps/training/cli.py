@@ -1,20 +1,21 @@
 """LightningCLI over one module and one data module: a YAML file is checked against their constructors.
 
-What is unusual: `run.*` says where the run folder lies, checkpoints are read without running pickled code, and an unknown key is
-answered with the nearest known one.
+What is unusual: `run.*` says where the run folder lies, which a run that never took a step does not leave behind; checkpoints are
+read without running pickled code; an unknown key is answered with the nearest known one.
 """
 
-import difflib
+import contextlib
 import json
 import os
 import pickle
-import re
+import shlex
+import shutil
 import sys
 import time
 import warnings
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -29,48 +30,10 @@ from neigenmaps.provenance import provenance
 from neigenmaps.training.callbacks import RunProgressBar
 from neigenmaps.training.datamodule import ViewsDataModule
 from neigenmaps.training.module import EigenmapModule
+from neigenmaps.training.parser import SuggestingParser
 from neigenmaps.training.ritz import FitRitz
 
 STAMP = "NEIGENMAPS_RUN_STAMP"  # processes that Lightning starts inherit it, and so agree on the run folder
-
-
-class SuggestingParser(LightningArgumentParser):
-    """Answers an unknown key with the nearest known one, in a few lines and without the list of all options."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)  # else --model.width_ would silently be some longer name
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        parser = getattr(ex, "subcommand_parser", None) or self
-        message = message.rstrip()
-        if near := nearest_key(
-            message, [action.dest for one in self._with_subparsers(parser) for action in one._actions]
-        ):
-            message = f"{message}\nDid you mean '{near}'?"
-        if self.exit_on_error:
-            self.exit(2, f"error: {message}\n")
-        super().error(message, ex)
-
-    @staticmethod
-    def _with_subparsers(parser: Any) -> list[Any]:
-        choices = [action.choices for action in parser._actions if isinstance(action.choices, dict)]
-        return [parser, *(sub for names in choices for sub in names.values())]
-
-
-def nearest_key(message: str, known: list[str]) -> str | None:
-    """The name nearest to the unknown one that an error of jsonargparse speaks of; None if it speaks of none.
-
-    known: the parser's keys. Names of a module are looked up there; for arguments of a class jsonargparse itself suggests.
-    """
-    if "Did you mean" in message:
-        return None
-    if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
-        unknown, known = found[2], dir(sys.modules[found[1]])
-    elif found := re.search(r"[Oo]ption '([\w.]+)'|[Aa]rguments?: --([\w.]+)", message):
-        unknown = found[1] or found[2]
-    else:
-        return None
-    return next(iter(difflib.get_close_matches(unknown, known, n=1)), None)
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -78,9 +41,11 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 class RunRecord(SaveConfigCallback):
-    """Beside `config.yaml`, `provenance.json`: what ran, where, on which versions."""
+    """Of a fit, beside `config.yaml`: `provenance.json` (what ran, where, on which versions) and `unreadable_files.txt`, if any."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
         assert trainer.log_dir is not None
         self.folder = Path(trainer.log_dir)  # asked here, on every process, as the answer is broadcast
         super().setup(trainer, pl_module, stage)
@@ -89,10 +54,13 @@ class RunRecord(SaveConfigCallback):
         record = provenance(self.config.get("seed_everything"), device=trainer.strategy.root_device)
         with whole_file(self.folder / "provenance.json") as path:
             path.write_text(json.dumps(record, indent=2) + "\n")
+        if unreadable := trainer.datamodule.unreadable:  # type: ignore[attr-defined]
+            with whole_file(self.folder / "unreadable_files.txt") as path:
+                path.write_text("".join(f"{name}\n" for name in unreadable))
 
 
 class EigenmapCLI(LightningCLI):
-    """`fit`, `validate`, ... over EigenmapModule and ViewsDataModule; everything goes to `<run.root>/<run.name>/<run.version>/`."""
+    """`fit` and `validate` over EigenmapModule and ViewsDataModule; a fit goes to `<run.root>/<run.name>/<run.version>/`."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -126,30 +94,63 @@ class EigenmapCLI(LightningCLI):
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
         config.weights_only = True  # Lightning reads the checkpoint again, and by default runs what is pickled in it
+        if self.config.subcommand == "validate" and not config.ckpt_path:
+            raise InputError(
+                "validate measures a trained network: add --ckpt_path checkpoints/<name>/<date-time>/last.ckpt, "
+                "with the config.yaml of that folder as --config"
+            )
         self.checkpoint = read_checkpoint(config.ckpt_path) if config.ckpt_path else None
 
     def after_instantiate_classes(self) -> None:
+        self.first_step = 0
         if self.checkpoint is not None:
-            self.model.check_checkpoint(self.checkpoint)
+            fitting = self.config.subcommand == "fit"
+            (self.model.check_resume if fitting else self.model.check_checkpoint)(self.checkpoint)
+            self.first_step = int(self.checkpoint["global_step"])
             self.checkpoint = None  # Lightning reads its own copy
 
-    def before_fit(self) -> None:
-        self._started = time.perf_counter()
+    def fit(self, **arguments: Any) -> None:
+        """`trainer.fit`, in `fit_seconds`. Ctrl-C ends with the command that resumes."""
+        missing = [folder for folder in (self.run_folder, *self.run_folder.parents) if not folder.exists()]
+        started = time.perf_counter()
+        try:
+            self.trainer.fit(**arguments)
+        except SystemExit as stopped:
+            if not isinstance(stopped.__context__, KeyboardInterrupt):  # which Lightning turns into an exit
+                raise
+            raise SystemExit(f"stopped at step {self.trainer.global_step}; {self.how_to_resume()}") from stopped
+        finally:
+            if self.trainer.interrupted and self.steps_taken == 0 and self.trainer.is_global_zero:
+                _remove(missing)
+        self.fit_seconds = time.perf_counter() - started
 
-    def after_fit(self) -> None:
-        self.fit_seconds = time.perf_counter() - self._started
+    @property
+    def steps_taken(self) -> int:
+        """By this process; 0 when a checkpoint was resumed that had taken them all."""
+        return max(0, self.trainer.global_step - self.first_step)
+
+    def how_to_resume(self) -> str:
+        """The command that goes on from `last.ckpt` of this run."""
+        last = self.run_folder / "last.ckpt"
+        if not last.exists():
+            every = self.config[self.config.subcommand].run.save_every_n_epochs
+            return f"no checkpoint has been written yet (run.save_every_n_epochs is {every})"
+        words = ["python", sys.argv[0], "fit", f"--config={self.run_folder / 'config.yaml'}", f"--ckpt_path={last}"]
+        if self.config[self.config.subcommand].run.version is not None:
+            words.append("--run.version=null")  # the folder of that name is taken
+        return f"to go on from the last checkpoint:\n{shlex.join(words)}"
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self.config[self.config.subcommand]
-        run = config.run
+        run, fitting = config.run, self.config.subcommand == "fit"
         stamp = run.version or os.environ.setdefault(STAMP, datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
         self.run_folder = Path(run.root) / run.name / stamp
-        if (self.run_folder / "config.yaml").exists():
+        if fitting and (self.run_folder / "config.yaml").exists():
             raise InputError(
                 f"{self.run_folder} already holds a run: choose another run.version, or none for a folder named by the time"
             )
         if config.trainer.logger is None:
-            loggers = (CSVLogger, TensorBoardLogger)
+            loggers = (CSVLogger, TensorBoardLogger) if fitting else ()  # a validation is printed, and leaves no folder
             kwargs["logger"] = [logger(run.root, name=run.name, version=stamp) for logger in loggers]
         if config.trainer.default_root_dir is None:
             kwargs["default_root_dir"] = str(self.run_folder)
@@ -162,9 +163,10 @@ class EigenmapCLI(LightningCLI):
     def _callbacks(self, config: Any) -> list[Callback]:
         run, folder = config.run, self.run_folder
         keeps = config.trainer.enable_checkpointing is not False
-        callbacks: list[Callback] = [FitRitz(run.ritz_pairs, folder / "last.ckpt" if keeps else None)]
+        callbacks: list[Callback] = []
         if config.trainer.enable_progress_bar is not False:
-            callbacks.append(RunProgressBar())
+            callbacks.append(RunProgressBar())  # before the next, whose work it announces
+        callbacks.append(FitRitz(run.ritz_pairs, folder / "last.ckpt" if keeps else None))
         if keeps:
             # by default Lightning would save after validations only, and a killed run would lose all epochs since the last one
             at_end: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
@@ -181,10 +183,25 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             warnings.filterwarnings("ignore", message="Detected pickle protocol")  # of a foreign file: refused below
             contents = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        # torch's own text is left to the cause: it recommends weights_only=False, which would run a stranger's code
+        why = (
+            error.strerror
+            if isinstance(error, OSError)
+            else "truncated, or more than tensors and plain values is in it"
+        )
         raise CheckpointError(
-            f"expected a checkpoint of neigenmaps in {path}, which cannot be read ({error}): "
-            "it is missing, truncated, or not one of ours; use last.ckpt or epoch=*.ckpt of a run folder"
+            f"expected a checkpoint of neigenmaps in {path}, which cannot be read ({why}): "
+            "use last.ckpt or epoch=*.ckpt of a run folder"
         ) from error
     if not isinstance(contents, dict) or "model_config" not in contents:
         raise CheckpointError(f"{path} is a checkpoint, but not one of neigenmaps: expected an entry 'model_config'")
     return contents
+
+
+def _remove(folders: list[Path]) -> None:
+    """A run's folder, first of all, and those above it that were made for it, unless another run has moved in."""
+    if folders:
+        shutil.rmtree(folders[0], ignore_errors=True)  # perhaps nothing was written yet
+    with contextlib.suppress(OSError):  # not empty, or never made
+        for folder in folders[1:]:
+            folder.rmdir()

@@ -75,7 +75,8 @@ class ViewsDataModule(pl.LightningDataModule):
     """Images by name or path, and random views of them made on the device.
 
     dataset, root, download, image_size, cache_dir, test_share, max_unreadable_share: as in `neigenmaps.data.load_splits`.
-    laws: one `ViewLaw`, or several of which each view of each image draws one. batch_size: of all processes together.
+    laws: one `ViewLaw`, or several of which each view of each image draws one; without any, views are the images themselves,
+    and training is refused. batch_size: of all processes together.
     seed: of the order of rows and of the views. resident: keep the images in the device's memory (None: when they take less
     than 30 % of it). probe_size: images of each split that callbacks look at during training.
     """
@@ -131,6 +132,11 @@ class ViewsDataModule(pl.LightningDataModule):
             source=f"probe of {train.source}",
         )
         self.splits = splits
+
+    @property
+    def unreadable(self) -> tuple[str, ...]:
+        """Names of the image files that could not be read when a folder was packed."""
+        return self.splits.train.skipped + self.splits.test.skipped
 
     def train_dataloader(self) -> RowLoader:
         rank, world = process()

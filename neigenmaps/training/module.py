@@ -12,7 +12,6 @@ from torch import Tensor
 from neigenmaps.errors import CheckpointError, IdentifiabilityWarning, InputError, NonFiniteError
 from neigenmaps.functional.eigenmap import EigenmapResult
 from neigenmaps.nn import NestedLowRank, NeuralEigenmapModel, Objective
-from neigenmaps.nn.encoders import evaluation_mode
 from neigenmaps.training.datamodule import ViewsDataModule
 from neigenmaps.training.gather import gather_rows
 from neigenmaps.training.optimizers import (
@@ -93,12 +92,20 @@ class EigenmapModule(pl.LightningModule):
         return {"codes": self.model(batch["images"]).codes, "view_codes": self.views_to_codes(batch["views"])}
 
     def prepare_data(self) -> None:
-        self.check_images(self.trainer.datamodule)  # type: ignore[attr-defined]  # before loggers make a run folder
+        self.check_data(self.trainer.datamodule)  # type: ignore[attr-defined]  # before loggers make a run folder
 
-    def check_images(self, data: Any) -> None:
-        """InputError when the images of a `ViewsDataModule` (of another data module: unknown) do not fit the model."""
+    def check_data(self, data: Any) -> None:
+        """InputError when the images of a `ViewsDataModule` do not fit the model, or its views are the images themselves.
+
+        Another data module is taken as it is.
+        """
         if not isinstance(data, ViewsDataModule):
             return
+        if not any(law.changes_images for law in data.augmentation.laws):
+            raise InputError(
+                "data.laws: expected a law that changes images, got none: all views of an image would be equal, and every "
+                "function an eigenfunction of eigenvalue 1; say which changes keep the content, as configs/*.yaml do"
+            )
         channels, height, width = data.splits.train.images_NCHW.shape[1:]
         expected, size = self.model.config["in_chans"], self.model.config["image_size"]
         if channels != expected:
@@ -106,21 +113,22 @@ class EigenmapModule(pl.LightningModule):
                 f"the images of {data.dataset!r} have {channels} channel(s), the model expects {expected}: "
                 f"set model.in_chans to {channels}"
             )
-        if (height, width) != (size, size) and not self._accepts(height, width):
+        if (height, width) != (size, size):
+            other = f", or model.image_size (for transformers also model.backbone_options.img_size) to {height}"
             raise InputError(
-                f"backbone {self.model.config['backbone']!r} does not take the images of {data.dataset!r}, which have "
-                f"{height}x{width} pixels: set data.image_size to {size}, or model.image_size (for transformers also "
-                f"model.backbone_options.img_size) to {height}"
+                f"the images of {data.dataset!r} have {height}x{width} pixels, the model expects {size}x{size}: "
+                f"set data.image_size to {size}{other if height == width else ', which makes them square'}"
             )
 
-    def _accepts(self, height: int, width: int) -> bool:
-        parameter, channels = next(self.model.parameters()), self.model.config["in_chans"]
-        try:
-            with evaluation_mode(self.model):
-                self.model(parameter.new_zeros(1, channels, height, width))
-        except (RuntimeError, AssertionError):  # what torch and timm raise for sizes
-            return False
-        return True
+    def check_resume(self, checkpoint: Mapping[str, Any]) -> None:
+        """As `check_checkpoint`; CheckpointError also when the optimizer is another one."""
+        self.check_checkpoint(checkpoint)
+        theirs = checkpoint.get("optimizer", self.optimizer)
+        if theirs != self.optimizer:
+            raise CheckpointError(
+                f"the checkpoint was trained with optimizer {theirs!r}, whose state {self.optimizer!r} cannot go on from: "
+                f"set model.optimizer to {theirs}, or start a run without --ckpt_path"
+            )
 
     def check_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """CheckpointError when a checkpoint holds another model than this one."""
@@ -155,8 +163,10 @@ class EigenmapModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["model_config"] = self.model.config
+        checkpoint["optimizer"] = self.optimizer
         checkpoint["generator_states"] = generator_states()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.check_checkpoint(checkpoint)
+        fitting = self.trainer.state.fn == "fit"
+        (self.check_resume if fitting else self.check_checkpoint)(checkpoint)
         restore_generators(checkpoint["generator_states"])

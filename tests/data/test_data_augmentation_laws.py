@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,6 +56,45 @@ def test_off_by_default() -> None:
     assert all(value is None for name, value in drawn._asdict().items() if name not in ("law_N", "blur_radius"))
     x = images()
     assert torch.equal(BatchAugmentation(ViewLaw())(x, seeded()), (x / 255).expand(2, *x.shape))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"crop_scale": (0.5, 1.0)},
+        {"flip": 0.5},
+        {"rotate": 10.0},
+        {"scale": (0.9, 1.1)},
+        {"hue": 0.1},
+        {"grayscale": 0.5},
+        {"blur": 0.5},
+        {"solarize": 0.5},
+        {"gain": (0.9, 1.1)},
+        {"noise": 0.1},
+    ],
+)
+def test_laws_that_change_images(changes: dict[str, Any]) -> None:
+    assert ViewLaw(**changes).changes_images
+    views = BatchAugmentation(ViewLaw(**changes))(images(), seeded())
+    assert not torch.equal(views[0], views[1])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"rotate": 10.0, "affine_prob": 0.0},
+        {"brightness": 0.5, "jitter_prob": 0.0},
+        {"noise": 0.1, "noise_prob": 0.0},
+        {"crop_scale": (1.0, 1.0)},
+        {"gain": (1.0, 1.0)},
+        {"crop_ratio": (0.5, 2.0), "blur_sigma": (1.0, 2.0)},
+    ],
+)
+def test_laws_that_change_nothing(changes: dict[str, Any]) -> None:
+    assert not ViewLaw(**changes).changes_images
+    views = BatchAugmentation(ViewLaw(**changes))(images(), seeded())
+    assert torch.equal(views[0], views[1])
 
 
 def test_crop_area_is_uniform_and_ratio_log_uniform() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from sklearn.datasets import load_digits
 from torchvision import datasets as tv_datasets
 from torchvision.transforms import InterpolationMode
@@ -382,6 +382,35 @@ def test_resize_and_centre_crop_match_pil(tmp_path: Path, cache: Path) -> None:
     difference = store.images_NCHW[0].permute(1, 2, 0).int() - torch.tensor(np.asarray(image)).int()
     # the kernel of a resampled box ends at the box, that of the whole image looks two pixels across the cut
     assert int(difference[:, 1:-1].abs().max()) <= 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_stand_upright(tmp_path: Path, cache: Path, orientation: int) -> None:
+    for name in ("a.png", "b.png"):
+        paint(tmp_path / "photos" / name, size=(10, 10))
+        image, exif = Image.open(tmp_path / "photos" / name), Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        image.save(tmp_path / "photos" / name, exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "photos" / "a.png")))
+    store = load_splits(str(tmp_path / "photos"), cache_dir=cache, image_size=10, test_share=0.5).train
+    assert np.array_equal(store.images_NCHW[0].permute(1, 2, 0).numpy(), expected)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # by PIL
+def test_broken_exif_is_passed_over(tmp_path: Path, cache: Path) -> None:
+    paint(tmp_path / "photos" / "a.png")
+    Image.open(tmp_path / "photos" / "a.png").save(
+        tmp_path / "photos" / "b.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"
+    )
+    splits = load_splits(str(tmp_path / "photos"), cache_dir=cache, test_share=0.5)
+    assert len(splits.train) + len(splits.test) == 2
+
+
+def test_a_store_decoded_otherwise_is_not_opened(zoo: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(zoo, cache)
+    monkeypatch.setattr("neigenmaps.data.folders.DECODING", 1)
+    load(zoo, cache)
+    assert len(list(cache.iterdir())) == 2
 
 
 def test_grey_becomes_rgb_and_16_bits_are_scaled(tmp_path: Path, cache: Path) -> None:

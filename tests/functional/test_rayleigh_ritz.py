@@ -311,3 +311,9 @@ def test_collapsed_features_are_refused(value: float) -> None:
 def test_result_is_one_type_whatever_the_flags() -> None:
     for drop_constant in (True, False):
         assert isinstance(rayleigh_ritz(*pairs(), drop_constant=drop_constant, ridge=0.1), RitzResult)
+
+
+def test_it_prints_in_one_line() -> None:
+    shown = repr(rayleigh_ritz(*with_extra_column("duplicated")))
+    assert len(shown) < 100
+    assert shown.startswith("RitzResult(rank 6 of 7 columns, eigenvalues ")

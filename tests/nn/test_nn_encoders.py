@@ -1,5 +1,9 @@
 """Backbones by name: their widths, stems and options; and the names and options that nobody has."""
 
+import contextlib
+import io
+import shlex
+
 import pytest
 import torch
 from torch import nn
@@ -57,6 +61,17 @@ def test_measuring_the_width_leaves_the_mode() -> None:
 def test_unknown_backbone_suggests_a_known_one() -> None:
     with pytest.raises(UnknownNameError, match=r"resnet81.*did you mean 'resnet"):
         build_backbone("resnet81")
+
+
+def test_unknown_backbone_without_a_near_one_says_how_to_list_them() -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown backbone 'zzzzzz': list all \d+ with `python -c ") as refused:
+        build_backbone("zzzzzz")
+    assert len(str(refused.value)) < 200
+    command = shlex.split(str(refused.value).split("`")[1])[2]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(command, {})
+    assert "resnet18" in printed.getvalue().splitlines()
 
 
 @pytest.mark.parametrize(

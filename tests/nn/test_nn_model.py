@@ -59,6 +59,25 @@ def test_a_short_code_is_the_prefix_of_the_full_one(fitted: NeuralEigenmapModel,
             fitted.encode(IMAGES, dims, space)
 
 
+def test_one_pass_serves_every_length_and_scaling(fitted: NeuralEigenmapModel) -> None:
+    raw = fitted.encode(IMAGES, space="projector")
+    for dims, scaling in ((None, "sqrt_eigenvalue"), (3, "sqrt_eigenvalue"), (None, "unit"), (2, "unit")):
+        assert torch.equal(fitted.order(raw, dims, scaling=scaling), fitted.encode(IMAGES, dims, scaling=scaling))  # type: ignore[arg-type]
+    assert torch.equal(fitted.order(raw, batch_size=4), fitted.encode(IMAGES, batch_size=4))
+    with pytest.raises(ShapeError, match=r"outputs \(N, 6\), got \(11, 5\)"):
+        fitted.order(raw[:, :5])
+    with pytest.raises(InputError, match="dims between 1 and 6"):
+        fitted.order(raw, 7)
+    with pytest.raises(NotFittedError, match="put in order"):
+        make_model().order(raw)
+
+
+def test_images_of_another_size_are_refused(fitted: NeuralEigenmapModel) -> None:
+    for shape in ((16, 16), (8, 9)):
+        with pytest.raises(ShapeError, match=rf"8x8 pixels, as in training, got {shape[0]}x{shape[1]}: resize them"):
+            fitted.encode(torch.zeros(2, 1, *shape))
+
+
 def test_images_as_bytes_floats_or_arrays(fitted: NeuralEigenmapModel) -> None:
     codes = fitted.encode(IMAGES)
     assert torch.equal(fitted.encode(IMAGES.float() / 255), codes)

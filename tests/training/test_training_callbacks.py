@@ -2,10 +2,12 @@
 
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger
 from small_runs import make_data, make_module, make_trainer
@@ -117,18 +119,31 @@ def test_part_of_the_probe_gives_no_accuracy(few_digits: Path, tmp_path: Path, m
     assert "spectrum/distinct" in trainer.callback_metrics
 
 
-@pytest.mark.parametrize("dims", [(5,), (0,), (2, -1)])
-def test_code_lengths_out_of_range(few_digits: Path, tmp_path: Path, dims: tuple[int, ...]) -> None:
-    with pytest.raises(InputError, match="between 1 and 4, got"):
-        fit(make_module(), make_data(few_digits), tmp_path, [OnlineKNN(dims)])
+def test_code_lengths_beyond_the_width_are_left_to_the_full_code(few_digits: Path, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"no code lengths \[5, 9\], as the code has 4 numbers"):
+        metrics = fit(make_module(), make_data(few_digits), tmp_path, [OnlineKNN([5, 3, 4, 9])])
+    assert {name for name in metrics if name.startswith("eval/")} == {"eval/knn_3", "eval/knn_full"}
+
+
+@pytest.mark.parametrize("dims", [(0,), (2, -1)])
+def test_code_lengths_out_of_range(dims: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match="at least 1, got"):
+        OnlineKNN(dims)
 
 
 def test_images_without_labels(few_digits: Path, tmp_path: Path) -> None:
     arrays = np.load(few_digits)
     np.savez(tmp_path / "bare.npz", x_train=arrays["x_train"], x_test=arrays["x_test"])
-    with pytest.raises(InputError, match=r"OnlineKNN needs labelled images: take it out of trainer.callbacks"):
-        fit(make_module(), make_data(tmp_path / "bare.npz"), tmp_path, [OnlineKNN([2])])
-    assert fit(make_module(), make_data(tmp_path / "bare.npz"), tmp_path, [SpectrumMonitor()])
+    with pytest.warns(UserWarning, match="OnlineKNN: these images have no labels"):
+        metrics = fit(make_module(), make_data(tmp_path / "bare.npz"), tmp_path, [OnlineKNN([2]), SpectrumMonitor()])
+    assert not [name for name in metrics if name.startswith("eval/")]
+    assert "spectrum/distinct" in metrics
+
+
+def test_online_knn_needs_views() -> None:
+    trainer = SimpleNamespace(datamodule=pl.LightningDataModule())
+    with pytest.raises(InputError, match="OnlineKNN needs a ViewsDataModule, got LightningDataModule"):
+        OnlineKNN().setup(trainer, make_module(), "fit")  # type: ignore[arg-type]
 
 
 def warnings_of(few_digits: Path, folder: Path, objective: Any, **changes: Any) -> list[str]:

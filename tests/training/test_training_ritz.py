@@ -12,7 +12,8 @@ from small_runs import make_data, make_module, make_trainer
 
 from neigenmaps.data import ViewLaw
 from neigenmaps.errors import InputError, NonFiniteError
-from neigenmaps.training import FitRitz, ViewsDataModule, fit_ritz
+from neigenmaps.functional import rayleigh_ritz
+from neigenmaps.training import FitRitz, ViewsDataModule, fit_ritz, ritz_of
 
 PAIRS = 200  # of 70 rows: three passes
 
@@ -122,6 +123,7 @@ def test_a_colour_law_on_grey_images(few_digits: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"image_size": 16}, r"expects 16x16"),  # a convolution would take them, and see strokes of half the width
         ({"in_chans": 3}, r"have 1 channel\(s\), the model expects 3: set model\.in_chans to 1"),
         (
             {
@@ -129,7 +131,7 @@ def test_a_colour_law_on_grey_images(few_digits: Path, tmp_path: Path) -> None:
                 "image_size": 16,
                 "backbone_options": {"img_size": 16, "patch_size": 4, "depth": 1},
             },
-            r"8x8 pixels: set data\.image_size to 16, or model\.image_size .* to 8",
+            r"8x8 pixels, the model expects 16x16: set data\.image_size to 16, or model\.image_size .* to 8",
         ),
     ],
 )
@@ -140,8 +142,38 @@ def test_images_that_do_not_fit_the_model(
         make_trainer(tmp_path).fit(make_module(**changes), make_data(few_digits))
 
 
-def test_convolutions_take_images_of_another_size(few_digits: Path, tmp_path: Path) -> None:
-    make_trainer(tmp_path).fit(make_module(image_size=16), make_data(few_digits))
+def test_oblong_images_can_be_made_square(few_digits: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "oblong.npz", images=np.zeros((40, 8, 6), np.uint8))
+    message = r"8x6 pixels, the model expects 8x8: set data\.image_size to 8, which makes them square"
+    with pytest.raises(InputError, match=message):
+        make_trainer(tmp_path).fit(make_module(), make_data(tmp_path / "oblong.npz"))
+    data = make_data(tmp_path / "oblong.npz", image_size=8)
+    data.setup()
+    make_module().check_data(data)
+
+
+@pytest.mark.parametrize("laws", [None, [ViewLaw(), ViewLaw(affine_prob=0.5)]])
+def test_equal_views_are_refused(few_digits: Path, tmp_path: Path, laws: list[ViewLaw] | None) -> None:
+    with pytest.raises(InputError, match="all views of an image would be equal"):
+        make_trainer(tmp_path).fit(make_module(), make_data(few_digits, laws=laws))
+
+
+def test_one_law_that_changes_images_is_enough(few_digits: Path) -> None:
+    data = make_data(few_digits, laws=[ViewLaw(), ViewLaw(flip=0.1)])
+    data.setup()
+    make_module().check_data(data)
+
+
+def test_any_space_of_a_network_holds_a_span(data: ViewsDataModule) -> None:
+    model = make_module(width=6, hidden=64).model
+    of_codes, of_features = (ritz_of(model, data, pairs=PAIRS, space=space) for space in ("projector", "backbone"))  # type: ignore[arg-type]
+    assert int(model.ritz_rank) == 0  # only `fit_ritz` stores it
+    assert torch.equal(of_codes.rotation, fit_ritz(model, data, pairs=PAIRS).rotation)
+    views = [
+        model.backbone(2 * x.flatten(0, 1) - 1).double().chunk(2) for x in data.training_views(3, torch.device("cpu"))
+    ]
+    a, b = (torch.cat([view[side] for view in views]) for side in (0, 1))
+    torch.testing.assert_close(of_features.eigenvalues[:20], rayleigh_ritz(a, b).eigenvalues[:20])
 
 
 def test_a_trainer_without_the_callback_orders_the_functions_too(few_digits: Path, tmp_path: Path) -> None:
