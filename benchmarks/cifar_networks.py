@@ -1,0 +1,40 @@
+"""The ten small CIFAR-10 networks of the Latent Functional Maps authors, their layers, and what the benchmarks ask of them."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+
+MEAN, STD = (0.49140, 0.48216, 0.44653), (0.24703, 0.24349, 0.26159)
+STRIDES = (1, 1, 2, 1, 1, 2, 1, 1)  # of the eight convolutions, none padded
+LAYERS = (*(f"conv {number}" for number in range(1, 9)), "pool")
+
+
+def weights_of(folder: Path, seed: int) -> dict[str, Tensor]:
+    return load_file(folder / "lfm_cifar_cnn" / f"model_seed_{seed}.safetensors")
+
+
+@torch.no_grad()
+def layer_features(weights: dict[str, Tensor], images_NHWC: Tensor) -> list[Tensor]:
+    """Features (N, F) after every block (convolution, batch norm in evaluation mode, ReLU; flattened) and after the pool."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    x = (images_NHWC.permute(0, 3, 1, 2).float() / 255 - mean) / std
+    layers = []
+    for number, stride in enumerate(STRIDES):
+        conv, norm = f"layers.{number}.0", f"layers.{number}.1"
+        x = F.conv2d(x, weights[f"{conv}.weight"], weights[f"{conv}.bias"], stride=stride)
+        statistics = (weights[f"{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+        x = F.relu(F.batch_norm(x, *statistics))
+        layers.append(x.flatten(1))
+    return [*layers, x.mean(dim=(2, 3))]
+
+
+def narrowed(x_NF: Tensor) -> Tensor:
+    """The same rows, turned into at most N columns: inner products, and with them all that is measured here, are kept."""
+    if x_NF.shape[1] <= len(x_NF):
+        return x_NF
+    gram_NN = x_NF.double() @ x_NF.double().T
+    values_N, vectors_NN = torch.linalg.eigh(gram_NN)
+    return (vectors_NN * values_N.clamp_min(0).sqrt()).float()

@@ -1,0 +1,130 @@
+"""Pictures of what compares spaces: functional maps, tables over layers, curves of scores, distortion of single rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from neigenmaps.errors import InputError, NonFiniteError, ShapeError
+from neigenmaps.reporting import figures
+from neigenmaps.reporting.figures import GREY
+
+BLUES, ORDERED = "Blues", "viridis"  # both keep their order in grey
+
+
+def plot_functional_maps(maps: Mapping[str, Tensor], path: str | Path, *, columns: int = 6) -> None:
+    """Draw |C| of every map (L, K) by name, one picture each on one scale from 0 to 1, and write them to `path` as PNG."""
+    for name, c_LK in maps.items():
+        _check_matrix(f"map {name!r}", c_LK)
+    figure, cells = _grid(len(maps), columns, inches=1.4)
+    for axes, (name, c_LK) in zip(cells, maps.items(), strict=True):
+        image = axes.imshow(c_LK.detach().abs().cpu().numpy(), cmap=BLUES, vmin=0, vmax=1, interpolation="nearest")
+        axes.set_title(name, fontsize=9)
+        axes.set_xticks([])
+        axes.set_yticks([])
+    figure.colorbar(image, ax=cells, shrink=0.8, aspect=30, label="|C|")
+    figures._write(figure, path)
+
+
+def plot_layer_tables(
+    tables: Mapping[str, Tensor], layers: Sequence[str], path: str | Path, *, columns: int = 4
+) -> None:
+    """Draw likeness of layers (A, A) by method, and write the tables to `path` as PNG.
+
+    Every table has a scale of its own, from its least to its largest value; a dot marks the best column of each row.
+    """
+    for name, table_AA in tables.items():
+        _check_matrix(f"table {name!r}", table_AA)
+        if table_AA.shape != (len(layers), len(layers)):
+            raise ShapeError(f"expected tables over {len(layers)} layers, got {tuple(table_AA.shape)} for {name!r}")
+    figure, cells = _grid(len(tables), columns, inches=2.1)
+    for number, (axes, (name, table_AA)) in enumerate(zip(cells, tables.items(), strict=True)):
+        axes.imshow(table_AA.detach().cpu().numpy(), cmap=ORDERED, interpolation="nearest")
+        axes.plot(
+            table_AA.argmax(dim=1).tolist(), range(len(layers)), "o", color="white", markeredgecolor="black", ms=4
+        )
+        axes.set_title(name, fontsize=9)
+        axes.set_xticks(range(len(layers)), layers, fontsize=6, rotation=90)
+        axes.set_yticks(range(len(layers)), layers if number % columns == 0 else [""] * len(layers), fontsize=6)
+        axes.tick_params(length=0)
+    figures._write(figure, path)
+
+
+def plot_score_curves(
+    levels: Sequence[float],
+    curves: Mapping[str, Sequence[float]],
+    path: str | Path,
+    *,
+    xlabel: str,
+    title: str = "score",
+) -> None:
+    """Draw scores by name over levels of a disturbance, from 0 to 1, and write them to `path` as PNG."""
+    if not curves:
+        raise InputError("expected one curve or more, got none: give scores by name")
+    figure = Figure(figsize=(5.6, 3.9), layout="constrained")
+    axes = figure.subplots()
+    for style, (name, values) in enumerate(curves.items()):
+        if len(values) != len(levels):
+            raise ShapeError(f"expected {len(levels)} values, one for each level, got {len(values)} for {name!r}")
+        colour, marker = figures._style(style)
+        axes.plot(levels, values, color=colour, marker=marker, markersize=4, linewidth=1.6, label=name)
+    axes.set_ylim(min(0.0, *(min(values) for values in curves.values())), 1.02)
+    axes.set_xlabel(xlabel)
+    axes.set_title(title, fontsize=10, loc="left")
+    figures._plain(axes)
+    axes.legend(frameon=False, fontsize=8, ncols=2)
+    figures._write(figure, path)
+
+
+def plot_distortion(
+    places_N2: Tensor,
+    distortion_x: Tensor,
+    distortion_y: Tensor,
+    path: str | Path,
+    *,
+    names: tuple[str, str] = ("X", "Y"),
+) -> None:
+    """Draw what a map loses of every row (N,), in either space, at places in a plane (N, 2); written to `path` as PNG.
+
+    Rows that lose most are drawn last, so that no kept row hides them. The places are the caller's choice: two
+    eigenfunctions, two principal components.
+    """
+    if places_N2.ndim != 2 or places_N2.shape[1] != 2 or not len(places_N2) == len(distortion_x) == len(distortion_y):
+        raise ShapeError(
+            f"expected places (N, 2) and two distortions (N,), got {tuple(places_N2.shape)}, {tuple(distortion_x.shape)} "
+            f"and {tuple(distortion_y.shape)}: give every row a place"
+        )
+    figure = Figure(figsize=(8.4, 3.7), layout="constrained")
+    cells = figure.subplots(1, 2)
+    for axes, lost_N, name in zip(cells, (distortion_x, distortion_y), names, strict=True):
+        order_N = lost_N.argsort()
+        at_N2, lost = places_N2[order_N].detach().cpu(), lost_N[order_N].detach().cpu()
+        points = axes.scatter(*at_N2.T.tolist(), c=lost.tolist(), cmap=ORDERED, vmin=0, vmax=1, s=6, linewidths=0)
+        axes.set_title(name, fontsize=10, loc="left")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_color(GREY)
+    figure.colorbar(points, ax=cells, label="share of the row that is lost", shrink=0.9)
+    figures._write(figure, path)
+
+
+def _grid(n: int, columns: int, inches: float) -> tuple[Figure, list]:
+    if n == 0:
+        raise InputError("expected one matrix or more, got none: give them by name")
+    width, height = min(n, columns), math.ceil(n / columns)
+    figure = Figure(figsize=(width * inches + 0.8, height * (inches + 0.3)), layout="constrained")
+    cells = figure.subplots(height, width, squeeze=False).flatten().tolist()
+    for axes in cells[n:]:
+        axes.set_visible(False)
+    return figure, cells[:n]
+
+
+def _check_matrix(what: str, matrix: Tensor) -> None:
+    if matrix.ndim != 2 or 0 in matrix.shape:
+        raise ShapeError(f"expected {what} to be a matrix, got {tuple(matrix.shape)}")
+    if not matrix.isfinite().all():
+        raise NonFiniteError(f"expected a finite {what}, got NaN or infinity")

@@ -1,0 +1,87 @@
+"""Pictures of maps, tables, curves and distortion: drawn whole, with the numbers they were given, or refused."""
+
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from neigenmaps.errors import InputError, NonFiniteError, ShapeError
+from neigenmaps.reporting import figures
+from neigenmaps.reporting.alignment_figures import (
+    plot_distortion,
+    plot_functional_maps,
+    plot_layer_tables,
+    plot_score_curves,
+)
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Every figure that was written, so that a test can read what is on it."""
+    seen: list[Figure] = []
+    write = figures._write
+    monkeypatch.setattr(figures, "_write", lambda figure, path: (seen.append(figure), write(figure, path)))
+    return seen
+
+
+def assert_png(path: Path) -> None:
+    assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert matplotlib.image.imread(path).std() > 0.02
+
+
+def test_maps_show_their_magnitudes(tmp_path: Path, drawn: list[Figure]) -> None:
+    maps = {f"level {i}": torch.diag(torch.linspace(1, -1, 5)) for i in range(4)}
+    plot_functional_maps(maps, tmp_path / "maps.png", columns=3)
+    assert_png(tmp_path / "maps.png")
+    shown = [axes for axes in drawn[0].axes if axes.images and axes.get_title()]
+    assert [axes.get_title() for axes in shown] == list(maps)
+    np.testing.assert_allclose(shown[0].images[0].get_array(), maps["level 0"].abs())
+    assert shown[0].images[0].get_clim() == (0, 1)
+
+
+def test_tables_mark_the_best_of_each_row(tmp_path: Path, drawn: list[Figure]) -> None:
+    table = torch.tensor([[0.9, 0.1], [0.8, 0.7]])
+    plot_layer_tables({"a": table, "b": table.T}, ["one", "two"], tmp_path / "tables.png")
+    assert_png(tmp_path / "tables.png")
+    assert list(drawn[0].axes[0].lines[0].get_xdata()) == [0, 0]
+    assert list(drawn[0].axes[1].lines[0].get_xdata()) == [0, 1]
+
+
+def test_curves(tmp_path: Path, drawn: list[Figure]) -> None:
+    plot_score_curves([0, 1, 2], {"a": [1, 0.5, -0.1], "b": [1, 0.9, 0.8]}, tmp_path / "curves.png", xlabel="noise")
+    assert_png(tmp_path / "curves.png")
+    axes = drawn[0].axes[0]
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), [1, 0.5, -0.1])
+    assert axes.get_ylim()[0] <= -0.1
+    assert axes.get_xlabel() == "noise"
+
+
+def test_distorted_rows_are_drawn_last(tmp_path: Path, drawn: list[Figure]) -> None:
+    places = torch.tensor([[0.0, 0], [1, 0], [2, 0]])
+    plot_distortion(places, torch.tensor([0.1, 0.9, 0.2]), torch.tensor([0.0, 0.0, 1.0]), tmp_path / "rows.png")
+    assert_png(tmp_path / "rows.png")
+    points = drawn[0].axes[0].collections[0]
+    np.testing.assert_allclose(points.get_array(), [0.1, 0.2, 0.9])
+    np.testing.assert_allclose(points.get_offsets()[:, 0], [0, 2, 1])
+
+
+def test_wrong_input_is_refused(tmp_path: Path) -> None:
+    path, square = tmp_path / "no.png", torch.eye(2)
+    with pytest.raises(InputError, match="one matrix"):
+        plot_functional_maps({}, path)
+    with pytest.raises(ShapeError, match="a matrix"):
+        plot_functional_maps({"a": torch.ones(3)}, path)
+    with pytest.raises(NonFiniteError, match="'a'"):
+        plot_functional_maps({"a": square / 0}, path)
+    with pytest.raises(ShapeError, match="over 3 layers"):
+        plot_layer_tables({"a": square}, ["x", "y", "z"], path)
+    with pytest.raises(InputError, match="one curve"):
+        plot_score_curves([0], {}, path, xlabel="x")
+    with pytest.raises(ShapeError, match="one for each level"):
+        plot_score_curves([0, 1], {"a": [1]}, path, xlabel="x")
+    with pytest.raises(ShapeError, match="every row a place"):
+        plot_distortion(torch.ones(3, 2), torch.ones(3), torch.ones(2), path)
+    assert list(tmp_path.iterdir()) == []
