@@ -246,7 +246,7 @@ class AbstractAligner(abc.ABC):
         return x_NF
 
     def _check_fitted(self) -> None:
-        if not hasattr(self, "n_components_"):
+        if not (hasattr(self, "names_") and hasattr(self, "n_components_")):
             raise NotFittedError(f"this {type(self).__name__} has learned no maps: call fit first")
 
     def _check_name(self, name: str) -> None:

@@ -177,6 +177,8 @@ class GPA(AbstractUniverseAligner):
     def _check(self, names: tuple[str, ...]) -> None:
         if self.standardize not in ("scale", "center", "zscore"):
             raise InputError(f"expected standardize 'scale', 'center' or 'zscore', got {self.standardize!r}: name one")
+        if isinstance(self.n_components, str) and self.n_components != "simulation":
+            raise UnknownNameError("rule for n_components", self.n_components, ["simulation"])
         for name, weight in (self.model_weights or {}).items():
             if name not in names:
                 raise UnknownNameError("space", name, names)
