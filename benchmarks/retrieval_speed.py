@@ -1,0 +1,201 @@
+"""Funnel and truncated search against exhaustive faiss at full length: queries per second at equal recall, and memory.
+
+    python benchmarks/retrieval_speed.py                                  # 1,000,000 codes of 512, two spectra: minutes
+    python benchmarks/retrieval_speed.py --data FOLDER                    # real features (FOLDER/*.npy), tiled with noise
+
+Random codes have independent Gaussian numbers of variance j^-decay: the hardest gallery of that spectrum, since nothing clusters.
+Queries are drawn like the gallery. All search the same codes by cosine, in this process, in turn, after a
+warm-up; times are of the CPU (one thread: set OMP_NUM_THREADS=1) and of the clock. Shortlists are calibrated on other queries than
+those reported. Memory is what a fresh process holds of its own (RssAnon) after loading and searching; pages of the
+memory-mapped file that the search touched are listed beside it, since the system may drop these. "numpy in blocks" is
+exhaustive search by the routine that makes the funnel's first shortlist: what is won by it alone.
+"""
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from neigenmaps.files import whole_file
+from neigenmaps.provenance import provenance
+from neigenmaps.retrieval import CodeStore, FunnelSearch, TruncatedIndex
+
+K_RESULTS = 10
+STAGES = (16, 64)
+Search = Callable[[NDArray[np.float32]], NDArray[Any]]
+
+
+def random_codes(n_rows: int, width: int, decay: float, seed: int) -> NDArray[np.float32]:
+    codes = np.random.default_rng(seed).standard_normal((n_rows, width), dtype=np.float32)
+    codes *= np.arange(1, width + 1, dtype=np.float32) ** np.float32(-decay / 2)
+    return codes
+
+
+def tiled_features(folder: Path, n_rows: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Rows of FOLDER/*.npy in their principal axes, repeated with noise of half their own scatter: gallery and held-out queries."""
+    rows = np.concatenate([np.load(path).astype(np.float32) for path in sorted(folder.glob("*.npy"))])
+    rows -= rows.mean(axis=0)
+    _, axes = np.linalg.eigh(rows.T @ rows)
+    rows = rows @ axes[:, ::-1]
+    generator = np.random.default_rng(seed)
+    rows = rows[generator.permutation(len(rows))]
+    queries, bank = rows[:400], rows[400:]
+    gallery = bank[np.arange(n_rows) % len(bank)]
+    gallery += generator.standard_normal(gallery.shape, dtype=np.float32) * (0.5 * rows.std(axis=0))
+    return gallery, queries
+
+
+def measured(searches: dict[str, Search], queries: NDArray[np.float32], rounds: int) -> dict[str, dict[str, Any]]:
+    """Milliseconds per query, alternating: median and range over rounds, for a batch and for one query at a time."""
+    times: dict[str, dict[str, list[float]]] = {name: {} for name in searches}
+    for round_number in range(rounds + 1):
+        for name, search in searches.items():
+            for kind, batches in (("batch", [queries]), ("single", list(queries[:20]))):
+                clock, cpu = time.perf_counter(), time.process_time()
+                for batch in batches:
+                    search(batch)
+                spent = time.process_time() - cpu, time.perf_counter() - clock
+                n_queries = sum(1 if batch.ndim == 1 else len(batch) for batch in batches)
+                if round_number:  # the first warms up
+                    for unit, seconds in zip(("cpu", "clock"), spent, strict=True):
+                        times[name].setdefault(f"{kind}_{unit}_ms", []).append(1e3 * seconds / n_queries)
+    return {
+        name: {
+            kind: {
+                "median": round(statistics.median(values), 4),
+                "range": [round(min(values), 4), round(max(values), 4)],
+            }
+            for kind, values in by_kind.items()
+        }
+        for name, by_kind in times.items()
+    }
+
+
+def build(name: str, store: CodeStore, shortlists: tuple[int, ...]) -> TruncatedIndex | FunnelSearch:
+    if name.startswith("funnel"):
+        return FunnelSearch(store, (*STAGES, store.width), shortlists=shortlists)
+    return TruncatedIndex(store, store.width if name == "exhaustive" else int(name.split()[1]), method="flat")
+
+
+def memory_of(name: str, path: str, queries: NDArray[np.float32], shortlists: tuple[int, ...]) -> dict[str, float]:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_memory, (name, path, queries, shortlists))
+
+
+def _memory(name: str, path: str, queries: NDArray[np.float32], shortlists: tuple[int, ...]) -> dict[str, float]:
+    torch.set_num_threads(1)
+    small = np.eye(64, dtype=np.float32)
+    TruncatedIndex(small).search(small, 1)  # libraries, counted in neither
+    before = _resident()
+    index = build(name, CodeStore.load(path, verify=False), shortlists)
+    built = _resident()
+    index.search(queries, K_RESULTS)
+    after = _resident()
+    return {
+        "own_mb": round(max(built["RssAnon"], after["RssAnon"]) - before["RssAnon"]),
+        "mapped_mb_by_searching": round(after["RssFile"] - built["RssFile"]),
+    }
+
+
+def _resident() -> dict[str, float]:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return {line.split(":")[0]: int(line.split()[1]) / 1024 for line in lines if line.startswith("Rss")}
+
+
+def compare(
+    path: str, others: NDArray[np.float32], queries: NDArray[np.float32], arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """path: of the saved codes. others: queries to calibrate with."""
+    started = time.perf_counter()
+    store = CodeStore.load(path)
+    verified = time.perf_counter() - started
+    width = store.width
+    funnel = FunnelSearch(store, (*STAGES, width)).calibrate(others, K_RESULTS, target=arguments.target)
+    assert funnel.shortlists is not None
+    names = ["exhaustive", "funnel", *(f"truncated {m}" for m in arguments.lengths if m < width)]
+    memory = {name: memory_of(name, path, queries, funnel.shortlists) for name in names}
+    indexes = {name: build(name, store, funnel.shortlists) for name in names}
+    searches: dict[str, Search] = {
+        name: (lambda some, index=index: index.search(some, K_RESULTS).ids) for name, index in indexes.items()
+    }
+    full = indexes["exhaustive"]
+    assert isinstance(full, TruncatedIndex)
+    searches["exhaustive, numpy in blocks"] = lambda some: full.shortlist_rows(
+        full.scorer.comparable(np.atleast_2d(some)), K_RESULTS
+    )
+    memory["exhaustive, numpy in blocks"] = memory["exhaustive"]
+    times = measured(searches, queries, arguments.rounds)
+    truth = searches["exhaustive"](queries)
+    rows: dict[str, dict[str, Any]] = {}
+    for name, search in searches.items():
+        share = np.array([np.isin(t, f).mean() for t, f in zip(truth, search(queries), strict=True)])
+        own = {
+            "recall@10": round(float(share.mean()), 4),
+            "recall@10_standard_error": round(float(share.std(ddof=1) / np.sqrt(len(share))), 4),
+            **times[name],
+            **memory[name],
+        }
+        reference = rows.get("exhaustive", own)
+        own["times_as_fast"] = {kind: round(reference[kind]["median"] / own[kind]["median"], 1) for kind in times[name]}
+        own["share_of_memory"] = round(own["own_mb"] / reference["own_mb"], 4)
+        rows[name] = own
+        print(name, json.dumps(own), flush=True)
+    return {
+        "rows": store.n_rows,
+        "width": width,
+        "stages": [*STAGES, width],
+        "shortlists": funnel.shortlists,
+        "calibration_target": arguments.target,
+        "load_and_verify_seconds": round(verified, 1),
+        "n_queries": len(queries),
+        "rounds": arguments.rounds,
+        "methods": rows,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--decays", type=float, nargs="+", default=[1.0, 2.0])
+    parser.add_argument("--data", type=Path, default=None, help="folder of .npy features; then no random codes")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[64, 128, 256])
+    parser.add_argument("--queries", type=int, default=256, help="from 256 on faiss takes its fast path")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--target", type=float, default=0.995, help="recall at which shortlists are calibrated")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "retrieval_speed.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    record: dict[str, Any] = {"provenance": provenance(arguments.seed), "galleries": {}}
+    names = [f"random, variance j^-{decay}" for decay in arguments.decays]
+    for number, name in enumerate(names if arguments.data is None else [f"{arguments.data.name}, tiled with noise"]):
+        print(name, flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            path = str(Path(folder) / "codes.safetensors")
+            if arguments.data is None:
+                make = partial(random_codes, width=arguments.width, decay=arguments.decays[number])
+                CodeStore(make(arguments.rows, seed=arguments.seed)).save(path)
+                others, queries = (make(arguments.queries, seed=arguments.seed + i) for i in (1, 2))
+            else:
+                gallery, held_out = tiled_features(arguments.data, arguments.rows, arguments.seed)
+                CodeStore(gallery).save(path)
+                del gallery
+                others, queries = held_out[::2], held_out[1::2]
+            record["galleries"][name] = compare(path, others, queries, arguments)
+        with whole_file(arguments.out) as path_out:
+            path_out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
