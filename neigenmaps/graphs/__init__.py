@@ -1,6 +1,7 @@
 """The same eigenfunctions where pairs are not views of images: kernels given as functions, graphs, clusters."""
 
 from neigenmaps.graphs.clustering import NeuralSpectralClustering
+from neigenmaps.graphs.correct_and_smooth import correct_and_smooth
 from neigenmaps.graphs.eigenmap import NeuralEigenmap
 from neigenmaps.graphs.graph import Graph, as_graph, graph_from_adjacency, graph_from_edges, read_graph
 
@@ -9,6 +10,7 @@ __all__ = [
     "NeuralEigenmap",
     "NeuralSpectralClustering",
     "as_graph",
+    "correct_and_smooth",
     "graph_from_adjacency",
     "graph_from_edges",
     "read_graph",

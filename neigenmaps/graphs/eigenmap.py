@@ -84,7 +84,7 @@ class NeuralEigenmap(TransformerMixin, BaseEstimator):
         drop_features: float = 0.0,
         batch_size: int = 512,
         max_steps: int = 500,
-        lr: float = 2e-3,
+        lr: float = 5e-3,
         weight_decay: float = 0.0,
         most_rows: int = 8192,
         ridge: float = 0.0,

@@ -122,7 +122,9 @@ def test_a_sample_of_rows_stands_for_all() -> None:
 def test_two_moons_and_points_not_seen() -> None:
     points, moon = make_moons(600, noise=0.05, random_state=0)
     graph = {"n_neighbors": 10, "metric": "euclidean"}
-    embedding = NeuralEigenmap(1, kernel="neighbors", kernel_params=graph, hidden=64, batch_size=128, max_steps=300)
+    embedding = NeuralEigenmap(
+        1, kernel="neighbors", kernel_params=graph, hidden=128, batch_size=256, max_steps=400, lr=1e-2
+    )
     clusters = NeuralSpectralClustering(2, embedding=embedding, random_state=0).fit(points[:400])
     assert adjusted_rand_score(moon[:400], clusters.labels_) == 1
     assert adjusted_rand_score(moon[400:], clusters.predict(points[400:])) >= 0.98
