@@ -7,14 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cli_runs import make_config, write_config
 from sklearn.datasets import load_digits
 
-from neigenmaps.cli import train
-
-torch.set_num_threads(
-    1
-)  # tensors here are tiny; on a busy machine two threads waiting for each other take 50 times as long
+# tensors here are tiny; on a busy machine two threads waiting for each other take 50 times as long
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +26,8 @@ def few_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def finished(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of two epochs."""
+    from cli_runs import make_config, train, write_config  # here, as most tests need no Lightning
+
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["train.py"])
@@ -39,6 +37,9 @@ def finished(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture
 def config(few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Of a run in the folder of the test, which is the working directory."""
+    from cli_runs import make_config
+
     monkeypatch.setattr(sys, "argv", ["train.py"])
     monkeypatch.chdir(tmp_path)
     return make_config(few_digits, tmp_path)
