@@ -44,7 +44,8 @@ def row_trust(cosine_N: Tensor, null_N: Tensor) -> RowTrust:
     consensus than mu is as right as one at mu: the two bells cross twice, and only the lower crossing means anything.
     """
     null_mean, null_std = null_N.mean(), null_N.std().clamp_min(1e-6)
-    mean, std, share = torch.maximum(cosine_N.quantile(0.75), null_mean + 2 * null_std), null_std, 0.5
+    beyond_N = cosine_N[cosine_N > null_mean + 2 * null_std]  # chance leaves a fortieth there
+    mean, std, share = (beyond_N.mean() if len(beyond_N) else null_mean + 2 * null_std), null_std, 0.5
     probability_N = torch.ones_like(cosine_N)
     for _ in range(ROUNDS):
         shown_N = torch.minimum(cosine_N, mean)

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from planted_alignment import cosines, normal, rotation, turned
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,6 +21,7 @@ from neigenmaps.errors import (
     ShapeError,
     UnknownNameError,
 )
+from oracles.planted_alignment import cosines, normal, rotation, turned
 
 Make = Callable[[], AbstractAligner]
 EXACT = 1e-14  # sweeps until rounding alone moves the objective: results are then compared to 1e-6
