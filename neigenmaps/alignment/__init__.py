@@ -2,19 +2,33 @@
 
 from neigenmaps.alignment.aligner import AbstractAligner, Certificate
 from neigenmaps.alignment.canonical import CCA, GCCA
+from neigenmaps.alignment.gcpa import GCPA
 from neigenmaps.alignment.gpa import GPA
 from neigenmaps.alignment.lfm_similarity import LFMSimilarity, lfm_similarity, similarity_basis
 from neigenmaps.alignment.pairwise import LinearMap, Procrustes
+from neigenmaps.alignment.retrieval_metrics import (
+    RetrievalTable,
+    any_to_any,
+    any_to_any_translated,
+    cluster_scores,
+    difference,
+)
 
 __all__ = [
     "CCA",
     "GCCA",
+    "GCPA",
     "GPA",
     "AbstractAligner",
     "Certificate",
     "LFMSimilarity",
     "LinearMap",
     "Procrustes",
+    "RetrievalTable",
+    "any_to_any",
+    "any_to_any_translated",
+    "cluster_scores",
+    "difference",
     "lfm_similarity",
     "similarity_basis",
 ]
