@@ -77,7 +77,7 @@ def chebyshev(matrix_NN: Tensor, k: int, tolerance: float) -> Eigenpairs:
     done_NL, done_L = block_NB[:, :0], block_NB[0, :0]
     cut, degree = 0.0, 10
     for _ in range(MOST_ROUNDS):
-        block_NB = _filter(matrix_NN, block_NB, degree, cut)
+        block_NB = chebyshev_filter(matrix_NN, block_NB, degree, cut)
         for _ in range(2):  # once leaves a trace of what is done where the block is nearly dependent
             block_NB = torch.linalg.qr(block_NB - done_NL @ (done_NL.mT @ block_NB)).Q
         image_NB = matrix_NN @ block_NB
@@ -121,7 +121,7 @@ def _chebyshev_of_csr(
     return Eigenpairs(values_K, torch.empty_like(ordered_NK).index_copy(0, places_N, ordered_NK))
 
 
-def _filter(matrix_NN: Tensor, block_NB: Tensor, degree: int, cut: float) -> Tensor:
+def chebyshev_filter(matrix_NN: Tensor, block_NB: Tensor, degree: int, cut: float) -> Tensor:
     """T_degree of the map that takes [-1, cut] to [-1, 1], divided by its value at 1 at every step."""
     centre, half = (cut - 1) / 2, (cut + 1) / 2
     first = scale = half / (1 - centre)

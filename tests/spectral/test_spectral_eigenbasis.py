@@ -10,6 +10,7 @@ import torch
 from neigenmaps.errors import InputError, ShapeError
 from neigenmaps.functional.linalg import principal_cosines
 from neigenmaps.spectral import Eigenbasis, laplacian_eigenbasis, neighbor_graph
+from neigenmaps.spectral.eigensolvers import chebyshev_filter, sparse_on_device
 from oracles import spectral as oracle
 
 SOLVERS = ["dense", "arpack", "chebyshev"]
@@ -170,6 +171,15 @@ def test_eigenspaces_are_those_of_the_cloud(change: str) -> None:
     assert plain.ends_at_a_gap
     cosines = principal_cosines(other.eigenvectors_NK, plain.eigenvectors_NK[order])
     torch.testing.assert_close(cosines, torch.ones(12, dtype=torch.float64), atol=1e-8, rtol=0)
+
+
+@pytest.mark.parametrize("degree", [1, 2, 25])
+def test_the_filter_is_the_chebyshev_polynomial_that_is_one_at_one(degree: int) -> None:
+    values, cut = np.linspace(-1, 1, 41), 0.3
+    polynomial = np.polynomial.Chebyshev.basis(degree, domain=[-1, cut])
+    diagonal = sparse_on_device(sp.diags(values).tocsr(), torch.float64, torch.device("cpu"))
+    got = chebyshev_filter(diagonal, torch.ones(41, 1, dtype=torch.float64), degree, cut)[:, 0]
+    np.testing.assert_allclose(got, polynomial(values) / polynomial(1.0), atol=1e-13)
 
 
 @pytest.mark.parametrize("solver", SPARSE_SOLVERS)

@@ -30,8 +30,11 @@ def by_blocks(queries: np.ndarray, points: np.ndarray, k: int) -> np.ndarray:
     return nearest.best_by_blocks(torch.from_numpy(queries), torch.from_numpy(points), k).numpy()
 
 
+@pytest.mark.parametrize("path", ["faiss", "blocks"])
 @pytest.mark.parametrize("copies", [2, 40])
-def test_ties_go_to_the_lower_index(copies: int) -> None:
+def test_ties_go_to_the_lower_index(copies: int, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if path == "blocks":
+        monkeypatch.setattr(nearest, "brute_force", by_blocks)
     rows = cloud(50).repeat(copies, 1)
     got = nearest_rows(cloud(50), rows, 2)
     torch.testing.assert_close(got.index_Qk, torch.arange(50)[:, None] + torch.tensor([0, 50]))
@@ -51,6 +54,13 @@ def test_neighbours_closer_than_float32_sees() -> None:
     rows = torch.eye(3, dtype=torch.float64).repeat_interleave(4, 0) + 1e-5 * cloud(12, 3)
     got = nearest_rows(rows + 1e-8 * cloud(12, 3, seed=2), rows)
     torch.testing.assert_close(got.index_Qk[:, 0], torch.arange(12))
+
+
+def test_rows_too_crowded_for_float32_are_searched_more_widely() -> None:
+    """A few hundred rows lie within one rounding error of float32: its first candidates are any of them."""
+    crowd = 1 + 1e-10 * torch.arange(300, dtype=torch.float64)[:, None]
+    line = torch.cat([-torch.ones(1, 1, dtype=torch.float64), crowd])
+    torch.testing.assert_close(nearest_rows(line + 1e-12, line).index_Qk[:, 0], torch.arange(301))
 
 
 def test_dtypes_and_the_quick_order() -> None:
