@@ -58,9 +58,9 @@ def test_neighbours_closer_than_float32_sees() -> None:
 
 def test_rows_too_crowded_for_float32_are_searched_more_widely() -> None:
     """A few hundred rows lie within one rounding error of float32: its first candidates are any of them."""
-    crowd = 1 + 1e-10 * torch.arange(300, dtype=torch.float64)[:, None]
+    crowd = 1 + 1e-13 * torch.arange(300, dtype=torch.float64)[:, None]
     line = torch.cat([-torch.ones(1, 1, dtype=torch.float64), crowd])
-    torch.testing.assert_close(nearest_rows(line + 1e-12, line).index_Qk[:, 0], torch.arange(301))
+    torch.testing.assert_close(nearest_rows(line + 1e-14, line).index_Qk[:, 0], torch.arange(301))
 
 
 def test_dtypes_and_the_quick_order() -> None:
