@@ -2,8 +2,10 @@
 
 from neigenmaps.alignment.aligner import AbstractAligner, Certificate
 from neigenmaps.alignment.canonical import CCA, GCCA
+from neigenmaps.alignment.correspondence import Correspondences
 from neigenmaps.alignment.gcpa import GCPA
 from neigenmaps.alignment.gpa import GPA
+from neigenmaps.alignment.latent_functional_map import LatentFunctionalMap
 from neigenmaps.alignment.lfm_similarity import LFMSimilarity, lfm_similarity, similarity_basis
 from neigenmaps.alignment.pairwise import LinearMap, Procrustes
 from neigenmaps.alignment.retrieval_metrics import (
@@ -13,6 +15,7 @@ from neigenmaps.alignment.retrieval_metrics import (
     cluster_scores,
     difference,
 )
+from neigenmaps.alignment.stitching import stitch
 
 __all__ = [
     "CCA",
@@ -21,7 +24,9 @@ __all__ = [
     "GPA",
     "AbstractAligner",
     "Certificate",
+    "Correspondences",
     "LFMSimilarity",
+    "LatentFunctionalMap",
     "LinearMap",
     "Procrustes",
     "RetrievalTable",
@@ -31,4 +36,5 @@ __all__ = [
     "difference",
     "lfm_similarity",
     "similarity_basis",
+    "stitch",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -77,6 +78,39 @@ def plot_score_curves(
     axes.set_title(title, fontsize=10, loc="left")
     figures._plain(axes)
     axes.legend(frameon=False, fontsize=8, ncols=2)
+    figures._write(figure, path)
+
+
+def plot_anchor_curves(
+    panels: Mapping[str, Mapping[str, Mapping[int, Sequence[float]]]],
+    path: str | Path,
+    *,
+    title: str = "mean reciprocal rank",
+) -> None:
+    """Draw scores over the number of anchors (logarithmic axis), a panel for each pair of spaces, and write a PNG.
+
+    panels: by pair, by method, by number of anchors: the scores of all draws. Mean, with a band of one standard deviation.
+    """
+    if not panels:
+        raise InputError("expected one pair of spaces or more, got none: give scores by pair, method and anchors")
+    figure = Figure(figsize=(8.4, 4.0), layout="constrained")
+    for axes, (pair, methods) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for style, (method, by_anchors) in enumerate(methods.items()):
+            colour, marker = figures._style(style)
+            counts = list(by_anchors)
+            means = [statistics.fmean(values) for values in by_anchors.values()]
+            half = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in by_anchors.values()]
+            axes.plot(counts, means, color=colour, marker=marker, markersize=4, linewidth=1.6, label=method)
+            low, high = ([m + sign * h for m, h in zip(means, half, strict=True)] for sign in (-1, 1))
+            axes.fill_between(counts, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.set_xscale("log")
+        axes.set_xticks(counts, [str(count) for count in counts])
+        axes.minorticks_off()
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel("anchors")
+        axes.set_title(f"{pair}: {title}", fontsize=10, loc="left")
+        figures._plain(axes)
+    figures._legend_below(figure, n_entries=2)
     figures._write(figure, path)
 
 
