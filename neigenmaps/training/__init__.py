@@ -1,5 +1,6 @@
 """Lightning: module, data module, callbacks, command line."""
 
+from neigenmaps.training.alignment_monitor import AlignmentMonitor
 from neigenmaps.training.callbacks import OnlineKNN, SpectrumMonitor
 from neigenmaps.training.cli import EigenmapCLI, read_checkpoint
 from neigenmaps.training.datamodule import RowLoader, ViewsDataModule
@@ -8,6 +9,7 @@ from neigenmaps.training.module import EigenmapModule
 from neigenmaps.training.ritz import FitRitz, fit_ritz, ritz_of
 
 __all__ = [
+    "AlignmentMonitor",
     "EigenmapCLI",
     "EigenmapModule",
     "FitRitz",

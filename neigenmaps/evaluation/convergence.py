@@ -1,0 +1,323 @@
+"""How far a representation has converged toward reference models: what the callback and the command both call.
+
+    panel = ReferencePanel({"pixels": PixelReference()}, probe, cache="cache")   # embeds, solves and fits once
+    alignment = panel.align({"backbone": features_NF})                           # at every checkpoint
+    alignment.values["backbone"]["pixels"]["lfm"]["calibrated"]
+
+Whatever does not change while training runs lies in the panel: the references' features, their eigenbases, and the
+universe fitted over them. A checkpoint costs one graph, one small eigenproblem, and products.
+
+Every measure is calibrated by permuting rows: 0 is what unrelated rows give, 1 the best there is.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from neigenmaps.alignment import GCPA, lfm_similarity, similarity_basis
+from neigenmaps.data import ImageStore
+from neigenmaps.errors import CheckpointError, InputError, RowMismatchError, UnknownNameError
+from neigenmaps.evaluation.baselines import principal_components
+from neigenmaps.evaluation.references import Reference
+from neigenmaps.features import fingerprint_rows
+from neigenmaps.files import whole_file
+from neigenmaps.functional.pair_ranking import pair_ranks
+from neigenmaps.functional.similarity import Similarity, linear_cka, mutual_knn, procrustes_distance
+from neigenmaps.spectral import Eigenbasis
+
+Method = Literal["lfm", "gcpa"]
+Measure = Literal["unbiased_cka", "mutual_knn", "procrustes"]
+Facts = dict[str, float]  # value, null_mean, null_std, z, p, calibrated
+
+MEASURES: Mapping[str, Callable[..., Similarity]] = {
+    "unbiased_cka": lambda a, b, **null: linear_cka(a, b, unbiased=True, **null),
+    "mutual_knn": mutual_knn,
+    "procrustes": procrustes_distance,
+}
+LEAST_ROWS = 40
+FORMAT = "neigenmaps.alignment/1"
+
+
+@dataclass(frozen=True)
+class AlignmentSettings:
+    """What is measured. n_permutations: of every null. n_neighbors: of the graphs; None as in `lfm_similarity`.
+
+    n_components: leading principal components that Procrustes and the universe see of every space: their cost is cubic in
+    it, and what lies beyond is mostly noise.
+    """
+
+    methods: Sequence[Method] = ("lfm", "gcpa")
+    measures: Sequence[Measure] = ("unbiased_cka", "mutual_knn", "procrustes")
+    n_eigenvectors: int = 30
+    n_neighbors: int | None = None
+    n_permutations: int = 49
+    n_components: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for kind, names, known in (
+            ("method", self.methods, get_args(Method)),
+            ("measure", self.measures, tuple(MEASURES)),
+        ):
+            for name in names:
+                if name not in known:
+                    raise UnknownNameError(kind, name, known)
+        if self.n_permutations < 2 or self.n_eigenvectors < 2:
+            raise InputError(
+                f"expected n_permutations and n_eigenvectors of at least 2, got {self.n_permutations} and {self.n_eigenvectors}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """values: by layer, reference and measure. universe: by layer, what the universe says. arrays: maps and bases."""
+
+    values: dict[str, dict[str, dict[str, Facts]]]
+    universe: dict[str, Facts]
+    arrays: dict[str, Tensor]
+    step: int = 0
+    epoch: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def headlines(self) -> dict[str, float]:
+        """What is logged: `<reference>/<measure>` of the first layer, `.../<layer>` of further ones; calibrated."""
+        flat: dict[str, float] = {}
+        for number, (layer, references) in enumerate(self.values.items()):
+            end = "" if number == 0 else f"/{layer}"
+            for reference, measures in references.items():
+                flat |= {f"{reference}/{name}{end}": facts["calibrated"] for name, facts in measures.items()}
+            flat |= {f"universe/{name}{end}": value for name, value in self.universe.get(layer, {}).items()}
+        return flat
+
+    def basis(self, layer: str) -> Eigenbasis:
+        """The eigenbasis of a layer's graph, as it was measured with."""
+        return _basis_of({name: self.arrays[f"{layer}/basis/{name}"] for name in _BASIS}, self.facts["bases"][layer])
+
+
+class ReferencePanel:
+    """References on one probe set, with everything that stays the same while a model trains.
+
+    cache: folder for the references' features and bases, by weights and probe set; None keeps nothing.
+
+    Raises:
+        InputError: no references, fewer than 40 images, n_eigenvectors not below their number; what a reference refuses.
+        RowMismatchError, ShapeError, NonFiniteError: features that do not fit the probe set, see `Reference.features`.
+    """
+
+    def __init__(
+        self,
+        references: Mapping[str, Reference],
+        probe: ImageStore,
+        settings: AlignmentSettings | None = None,
+        *,
+        cache: str | Path | None = None,
+    ) -> None:
+        self.settings = settings or AlignmentSettings()
+        if not references:
+            raise InputError("expected at least one reference, got none: name one, such as pixels=pixels")
+        if len(probe) < LEAST_ROWS or len(probe) <= self.settings.n_eigenvectors:
+            raise InputError(
+                f"expected a probe set of at least {max(LEAST_ROWS, self.settings.n_eigenvectors + 1)} images, got "
+                f"{len(probe)}: take more, or lower n_eigenvectors"
+            )
+        self.probe, self.fingerprint = probe, fingerprint_rows(probe.images_NCHW)
+        self.features: dict[str, Tensor] = {}
+        self.bases: dict[str, Eigenbasis] = {}
+        for name, reference in references.items():
+            self.features[name], self.bases[name] = self._prepared(reference, None if cache is None else Path(cache))
+        order_N = torch.randperm(len(probe), generator=torch.Generator().manual_seed(self.settings.seed))
+        self.fit_rows, self.held_rows = order_N[: len(probe) // 2], order_N[len(probe) // 2 :]
+        self.universe: GCPA | None = None
+        if "gcpa" in self.settings.methods and len(references) >= 2:
+            known = {name: self._leading(rows_NF)[self.fit_rows] for name, rows_NF in self.features.items()}
+            self.universe = GCPA(random_state=self.settings.seed).fit(known)
+
+    def align(
+        self,
+        layers: Mapping[str, Tensor],
+        *,
+        step: int = 0,
+        epoch: int = 0,
+        previous: Alignment | None = None,
+    ) -> Alignment:
+        """Features of the probe set, (N, F) by layer, beside every reference, and beside the `previous` checkpoint's.
+
+        Raises RowMismatchError for another number of rows; NonFiniteError for NaN.
+        """
+        values: dict[str, dict[str, dict[str, Facts]]] = {}
+        universe: dict[str, Facts] = {}
+        arrays: dict[str, Tensor] = {}
+        bases: dict[str, Any] = {}
+        for layer, rows_NF in layers.items():
+            if len(rows_NF) != len(self.probe):
+                raise RowMismatchError(
+                    f"expected {len(self.probe)} rows of {layer}, got {len(rows_NF)}: embed the probe set"
+                )
+            rows_NF = rows_NF.detach().cpu().float()
+            basis = self._basis(rows_NF)
+            found, bases[layer] = _tensors_of(basis)
+            arrays |= {f"{layer}/basis/{name}": tensor for name, tensor in found.items()}
+            values[layer] = {}
+            for name, reference_NG in self.features.items():
+                values[layer][name] = self._measures(rows_NF, reference_NG)
+                if "lfm" in self.settings.methods:
+                    values[layer][name] |= self._functional(basis, self.bases[name], f"{layer}/{name}", arrays)
+            if previous is not None and layer in previous.values:
+                drift = self._similarity(basis, previous.basis(layer))
+                values[layer]["previous"] = {"lfm": _facts(drift.panel["weighted_overlap"])}
+            if self.universe is not None:
+                universe[layer] = self._newcomer(self.universe, rows_NF)
+        facts = {"probe": self.fingerprint, "bases": bases, "settings": asdict(self.settings)}
+        return Alignment(values, universe, arrays, step, epoch, facts)
+
+    def to_final(self, earlier: Sequence[Alignment]) -> list[dict[str, float]]:
+        """How near every checkpoint is to the last one, calibrated, by layer."""
+        last = earlier[-1]
+        return [
+            {
+                layer: self._similarity(one.basis(layer), last.basis(layer)).score
+                for layer in last.values
+                if layer in one.values
+            }
+            for one in earlier
+        ]
+
+    def _measures(self, rows_NF: Tensor, reference_NG: Tensor) -> dict[str, Facts]:
+        measured: dict[str, Facts] = {}
+        for name in self.settings.measures:
+            generator = torch.Generator().manual_seed(self.settings.seed)  # the same permutations for all
+            pair = (rows_NF, reference_NG) if name != "procrustes" else map(self._leading, (rows_NF, reference_NG))
+            found = MEASURES[name](*pair, null=self.settings.n_permutations, generator=generator)
+            measured[name] = _facts(found)
+        return measured
+
+    def _functional(
+        self, basis: Eigenbasis, reference: Eigenbasis, place: str, arrays: dict[str, Tensor]
+    ) -> dict[str, Facts]:
+        found = self._similarity(basis, reference)
+        arrays[f"{place}/functional_map"] = found.functional_map.float()
+        arrays[f"{place}/distortion"] = found.distortion_x.float()
+        return {"lfm": _facts(found.panel["weighted_overlap"])}
+
+    def _similarity(self, basis: Eigenbasis, other: Eigenbasis) -> Any:
+        s = self.settings
+        return lfm_similarity(
+            basis, other, n_eigenvectors=s.n_eigenvectors, n_permutations=s.n_permutations, random_state=s.seed
+        )
+
+    def _newcomer(self, universe: GCPA, rows_NF: Tensor) -> Facts:
+        """The checkpoint in the universe: its map from one half of the rows, its numbers on the other."""
+        grown, rows_NF = copy.copy(universe), self._leading(rows_NF)
+        certificate = grown.add("checkpoint", rows_NF[self.fit_rows], permutations=self.settings.n_permutations)
+        held = grown.transform(rows_NF[self.held_rows], source="checkpoint")
+        facts: Facts = {"agreement": certificate.agreement, "p": certificate.p_value}
+        both = []
+        for name, reference_NG in self.features.items():
+            theirs = grown.transform(self._leading(reference_NG)[self.held_rows], source=name)
+            for direction, (queries, gallery) in {"to": (held, theirs), "from": (theirs, held)}.items():
+                rank1 = float((pair_ranks(queries, gallery).first_rank_Q == 1).double().mean())
+                facts[f"rank1_{direction}_{name}"] = rank1
+                both.append(rank1)
+        return facts | {"rank1": sum(both) / len(both), "worst_rank1": min(both)}
+
+    def _leading(self, rows_NF: Tensor) -> Tensor:
+        """Principal components; axes from the half of the rows that the universe is fitted on."""
+        fitted = rows_NF[self.fit_rows]
+        n_components = min(self.settings.n_components, *fitted.shape)
+        return principal_components(fitted, rows_NF, n_components=n_components)[1]
+
+    def _basis(self, rows_NF: Tensor) -> Eigenbasis:
+        return similarity_basis(
+            rows_NF, n_eigenvectors=self.settings.n_eigenvectors, n_neighbors=self.settings.n_neighbors
+        )
+
+    def _prepared(self, reference: Reference, cache: Path | None) -> tuple[Tensor, Eigenbasis]:
+        s = self.settings
+        named = json.dumps([FORMAT, reference.key(), self.fingerprint, s.n_eigenvectors, s.n_neighbors])
+        path = None if cache is None else cache / f"{hashlib.sha256(named.encode()).hexdigest()[:24]}.safetensors"
+        if path is not None and path.is_file():
+            tensors, facts = _read(path)
+            return tensors["features"], _basis_of(tensors, facts)
+        rows_NF = reference.features(self.probe).embeddings_NF
+        basis = self._basis(rows_NF)
+        if path is not None:
+            tensors, facts = _tensors_of(basis)
+            _write(path, tensors | {"features": rows_NF}, facts)
+        return rows_NF, basis
+
+
+def write_alignment(alignment: Alignment, folder: str | Path) -> Path:
+    """Write `step=<step>.safetensors`, whole or not at all: arrays, and all numbers in the header."""
+    path = alignment_path(folder, alignment.step)
+    named = {name: getattr(alignment, name) for name in ("values", "universe", "step", "epoch", "facts")}
+    _write(path, alignment.arrays, named)
+    return path
+
+
+def read_alignment(path: str | Path) -> Alignment:
+    """What `write_alignment` wrote. CheckpointError when the file is damaged or of another kind."""
+    tensors, named = _read(Path(path))
+    try:
+        return Alignment(arrays=tensors, **named)
+    except TypeError as error:
+        raise CheckpointError(f"{path} does not hold an alignment: {error}") from error
+
+
+def read_alignments(folder: str | Path) -> list[Alignment]:
+    """All alignments of a folder, by step."""
+    return sorted((read_alignment(path) for path in Path(folder).glob("step=*.safetensors")), key=lambda one: one.step)
+
+
+def alignment_path(folder: str | Path, step: int) -> Path:
+    return Path(folder) / f"step={step:08d}.safetensors"
+
+
+_BASIS = ("eigenvalues_K", "eigenvectors_NK", "degrees_N", "mass_N", "residuals_K")
+_BASIS_FACTS = ("orthogonality_error", "groups", "next_gap", "ends_at_a_gap", "normalization")
+
+
+def _tensors_of(basis: Eigenbasis) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors = {name: getattr(basis, name).contiguous() for name in _BASIS}
+    return tensors, {name: getattr(basis, name) for name in _BASIS_FACTS}
+
+
+def _basis_of(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Eigenbasis:
+    named: dict[str, Any] = {name: tensors[name] for name in _BASIS} | dict(facts)
+    return Eigenbasis(**named | {"groups": tuple((int(start), int(stop)) for start, stop in facts["groups"])})
+
+
+def _facts(found: Similarity) -> Facts:
+    return {name: float(value) for name, value in found._asdict().items() if value is not None}
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    with whole_file(path) as unfinished:
+        named = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+        save_file(named, unfinished, metadata={"format": FORMAT, "facts": json.dumps(facts)})
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
+        if metadata.get("format") != FORMAT:
+            raise CheckpointError(
+                f"expected format {FORMAT!r} in {path}, got {metadata.get('format')!r}: measure again"
+            )
+        return tensors, json.loads(metadata["facts"])
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as an alignment ({error}): delete it and measure again"
+        ) from error

@@ -1,0 +1,253 @@
+"""From a run folder to `report.html`: what was measured, drawn. Reads files only; whatever is missing is left out.
+
+report_run("checkpoints/digits/2026-11-21_04-45-32", images)    # images: for the retrieved strips, or None
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neigenmaps.data import DatasetSplits, ImageStore
+from neigenmaps.errors import DataError
+from neigenmaps.evaluation.convergence import Alignment, read_alignments
+from neigenmaps.features import FeatureSet
+from neigenmaps.reporting.report import (
+    Block,
+    Entries,
+    Frames,
+    Lines,
+    Matrix,
+    Panel,
+    Section,
+    Series,
+    StripRow,
+    Strips,
+    Table,
+    write_report,
+)
+
+MEASURE_NAMES = {
+    "lfm": "latent functional map, weighted overlap",
+    "unbiased_cka": "linear CKA, unbiased",
+    "mutual_knn": "mutual nearest neighbours",
+    "procrustes": "Procrustes",
+}
+CURVES = {"train": "training", "eval": "held-out accuracy", "spectrum": "spectrum"}
+STRIP_DIMS = (8, 32)
+N_QUERIES, N_RETRIEVED = 6, 10
+
+
+def report_run(run: str | Path, images: DatasetSplits | None = None) -> Path:
+    """Write `report.html` into a run folder. DataError when it holds nothing that could be shown."""
+    run = Path(run)
+    summary = _json(run / "summary.json")
+    alignments = read_alignments(run / "alignment")
+    sections = [
+        Section(
+            "Alignment", alignment_blocks(alignments, images.test if images is not None else None), _ALIGNMENT_NOTE
+        ),
+        Section("Code length", length_blocks(summary)),
+        Section("Retrieval", retrieval_blocks(run / "features", images)),
+        Section("Training", metric_blocks(run / "metrics.csv")),
+        Section("Provenance", provenance_blocks(_json(run / "provenance.json"))),
+    ]
+    if not any(section.blocks for section in sections):
+        raise DataError(
+            f"expected a run folder in {run}, with metrics.csv, summary.json or alignment/, found none of them"
+        )
+    path = run / "report.html"
+    write_report(
+        path, f"{run.parent.name}, {run.name}", "What a training run learned, and what it converged toward.", sections
+    )
+    return path
+
+
+_ALIGNMENT_NOTE = (
+    "Calibrated by permuting the rows of the probe set: 0 is what unrelated rows give, 1 the best there is. Bands are two "
+    "standard deviations of that null around 0. The first point is the untrained network, which shares the input's geometry "
+    "and so lies above 0: what training adds is the rise from there."
+)
+
+
+def alignment_blocks(alignments: Sequence[Alignment], probe: ImageStore | None) -> list[Block]:
+    """Curves by measure, the universe, maps through time, distortion by class, all models beside each other."""
+    if not alignments:
+        return []
+    layer = next(iter(alignments[-1].values))
+    references = [name for name in alignments[-1].values[layer] if name != "previous"]
+    measures = list(alignments[-1].values[layer][references[0]])
+    blocks: list[Block] = [_measure_lines(alignments, layer, references, measure) for measure in measures]
+    if universe := _universe_lines(alignments, layer):
+        blocks.append(universe)
+    if "lfm" in measures and len(alignments) > 2:
+        blocks.append(_drift_lines(alignments, layer))
+    if "lfm" in measures:
+        panels = [
+            Panel(name, torch.stack([one.arrays[f"{layer}/{name}/functional_map"] for one in alignments]))
+            for name in references
+        ]
+        labels = [f"step {one.step}" for one in alignments]
+        note = "Rows: smoothest functions of the reference; columns: of the checkpoint. A clean diagonal means the same functions."
+        if len({tuple(panel.values_TRC.shape) for panel in panels}) == 1:
+            blocks.append(Frames("Functional maps through training", labels, panels, note))
+        if distortion := _distortion(alignments[-1], layer, references, probe):
+            blocks.append(distortion)
+    blocks.append(_table(alignments, layer, references, measures))
+    return blocks
+
+
+def _measure_lines(alignments: Sequence[Alignment], layer: str, references: Sequence[str], measure: str) -> Lines:
+    series = []
+    for colour, name in enumerate(references):
+        found = [
+            (one.step, one.values[layer][name][measure])
+            for one in alignments
+            if measure in one.values[layer].get(name, {})
+        ]
+        steps = [step for step, _ in found]
+        series.append(Series(name, steps, [facts["calibrated"] for _, facts in found], colour=colour))
+        # calibrated / z is the null's standard deviation on the calibrated scale
+        spread = [2 * abs(facts["calibrated"] / facts["z"]) if facts.get("z") else 0.0 for _, facts in found]
+        band = {"low": [-s for s in spread], "high": spread}
+        series.append(Series(f"{name}, shuffled", steps, [0.0] * len(steps), **band, dashed=True, colour=colour))
+    return Lines(MEASURE_NAMES.get(measure, measure), "step", series)
+
+
+def _universe_lines(alignments: Sequence[Alignment], layer: str) -> Lines | None:
+    found = [(one.step, one.universe[layer]) for one in alignments if layer in one.universe]
+    if not found:
+        return None
+    steps = [step for step, _ in found]
+    names = {"agreement": "agreement (mean cosine)", "rank1": "Rank-1, mean", "worst_rank1": "Rank-1, worst pair"}
+    series = [Series(text, steps, [facts[name] for _, facts in found]) for name, text in names.items()]
+    return Lines(
+        "In the universe of the references",
+        "step",
+        series,
+        "Held-out rows; the universe is fitted once, without the model.",
+    )
+
+
+def _drift_lines(alignments: Sequence[Alignment], layer: str) -> Lines:
+    later = alignments[1:]
+    previous = [one.values[layer].get("previous", {}).get("lfm", {}).get("calibrated") for one in later]
+    return Lines(
+        "Likeness to the previous checkpoint", "step", [Series("functional map", [one.step for one in later], previous)]
+    )
+
+
+def _distortion(alignment: Alignment, layer: str, references: Sequence[str], probe: ImageStore | None) -> Matrix | None:
+    if probe is None or probe.labels_N is None:
+        return None
+    first = alignment.arrays[f"{layer}/{references[0]}/distortion"]
+    probe = probe.thin(len(first))
+    if probe.labels_N is None or len(probe) != len(first):
+        return None
+    labels_N = probe.labels_N
+    classes = [int(label) for label in labels_N.unique() if label >= 0]
+    names = [probe.class_names[label] if probe.class_names else str(label) for label in classes]
+    values = [
+        [float(alignment.arrays[f"{layer}/{name}/distortion"][labels_N == label].mean()) for label in classes]
+        for name in references
+    ]
+    note = "How much of each row's share in the smooth functions the map loses, at the last checkpoint; 0 is nothing."
+    return Matrix("Distortion by class", list(references), names, values, note, low=0.0)
+
+
+def _table(alignments: Sequence[Alignment], layer: str, references: Sequence[str], measures: Sequence[str]) -> Table:
+    rows: list[list[str | float | int | None]] = []
+    for name in references:
+        for measure in measures:
+            first, last = (one.values[layer][name].get(measure, {}) for one in (alignments[0], alignments[-1]))
+            shown = [first.get("calibrated"), last.get("calibrated"), last.get("z"), last.get("p")]
+            rows.append([f"{name}: {MEASURE_NAMES.get(measure, measure)}", *shown])
+    return Table(
+        "First and last checkpoint", ["", f"step {alignments[0].step}", f"step {alignments[-1].step}", "z", "p"], rows
+    )
+
+
+def length_blocks(summary: Mapping[str, Any]) -> list[Block]:
+    """kNN accuracy and mAP by code length, and the spectrum."""
+    blocks: list[Block] = []
+    for measure, title in (("knn_accuracy", "kNN accuracy"), ("retrieval_map", "retrieval mAP")):
+        series = [Series(name, curve["dims"], curve[measure]) for name, curve in summary.get("by_length", {}).items()]
+        if series:
+            blocks.append(Lines(title, "numbers", series, log2=True))
+    if eigenvalues := summary.get("eigenvalues"):
+        numbers = list(range(1, len(eigenvalues) + 1))
+        blocks.append(Lines("Eigenvalues", "function", [Series("ours", numbers, eigenvalues)]))
+    return blocks
+
+
+def metric_blocks(path: Path) -> list[Block]:
+    """Every metric of `metrics.csv` but the alignment's, by group."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    blocks: list[Block] = []
+    for group, title in CURVES.items():
+        names = [name for name in (rows[0] if rows else {}) if name.startswith(f"{group}/")]
+        series = []
+        for name in names:
+            points = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
+            if points:
+                steps, values = zip(*points, strict=True)
+                series.append(Series(name.split("/", 1)[1], steps, values))
+        if group == "spectrum":  # counts and shares have no common axis
+            blocks += [Lines(one.name.replace("_", " "), "step", [one]) for one in series]
+        elif series:
+            blocks.append(Lines(title, "step", series))
+    return blocks
+
+
+def retrieval_blocks(folder: Path, images: DatasetSplits | None) -> list[Block]:
+    """What some held-out images retrieve from the training images at several code lengths."""
+    if images is None or not (folder / "train.safetensors").is_file() or images.train.labels_N is None:
+        return []
+    bank, queries = (FeatureSet.load(folder / f"{name}.safetensors") for name in ("train", "test"))
+    if len(bank) != len(images.train) or len(queries) != len(images.test) or images.test.labels_N is None:
+        return []
+    chosen = images.test.thin_rows(N_QUERIES)
+    width = bank.embeddings_NF.shape[1]
+    dims = [*(m for m in STRIP_DIMS if m < width), width]
+    found = {m: nearest(queries.embeddings_NF[chosen, :m], bank.embeddings_NF[:, :m]) for m in dims}
+    strips = [
+        (images.test.images_NCHW[row], list(_rows(place, int(row), found, images))) for place, row in enumerate(chosen)
+    ]
+    return [Strips("Nearest training images of held-out ones", strips, "Green: of the same class. First: the query.")]
+
+
+def _rows(place: int, row: int, found: Mapping[int, Tensor], images: DatasetSplits) -> Iterator[StripRow]:
+    assert images.train.labels_N is not None
+    assert images.test.labels_N is not None
+    for m, index_QK in found.items():
+        retrieved = index_QK[place]
+        right = (images.train.labels_N[retrieved] == images.test.labels_N[row]).tolist()
+        yield StripRow(f"{m} numbers", list(images.train.images_NCHW[retrieved]), right)
+
+
+def nearest(queries_QF: Tensor, bank_NF: Tensor) -> Tensor:
+    """Rows of the bank by falling cosine, (Q, N_RETRIEVED)."""
+    unit = torch.nn.functional.normalize
+    return (unit(queries_QF) @ unit(bank_NF).T).topk(min(N_RETRIEVED, len(bank_NF)), dim=1).indices
+
+
+def provenance_blocks(record: Mapping[str, Any]) -> list[Block]:
+    flat = {name: value for name, value in record.items() if not isinstance(value, Mapping)}
+    flat |= record.get("versions", {})
+    return [Entries("What ran", flat)] if flat else []
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    found = json.loads(path.read_text())
+    return found if isinstance(found, dict) else {}
