@@ -1,0 +1,225 @@
+"""GCPA: what the ladder wins and never loses, how a rung is chosen, the way back, newcomers, files, errors."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from neigenmaps.alignment import GCPA, GPA, AbstractAligner, any_to_any
+from neigenmaps.errors import CheckpointError, InputError, NotFittedError, ShapeError, UnknownNameError
+from oracles.geometry_correction import planted
+from oracles.planted_alignment import normal, rotation, turned
+
+LINEAR = ["none", "diagonal", "shared_ridge", "model_ridge", "agreement"]
+Spaces = dict[str, Tensor]
+
+
+def rank1(aligner: AbstractAligner, spaces: Spaces) -> float:
+    codes = {name: aligner.transform(x, source=name) for name, x in spaces.items()}
+    return any_to_any(codes).values("rank_1").mean().item()
+
+
+@pytest.fixture(scope="module")
+def gap() -> tuple[Spaces, Spaces]:
+    return planted("gap")
+
+
+@pytest.fixture(scope="module")
+def small() -> Spaces:
+    return planted("lowrank", n_models=4, n_rows=120, n_unseen=1, width=8)[0]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_nothing_is_corrected_where_nothing_is_wrong(seed: int) -> None:
+    train, unseen = planted("iso", seed=seed)
+    corrected, plain = GCPA().fit(train), GPA().fit(train)
+    assert rank1(corrected, unseen) >= rank1(plain, unseen) - 0.005
+    assert corrected.corrector_ == "none"
+    assert corrected.drift_ == (0, 0, 0)
+    for name, x in unseen.items():
+        assert torch.equal(corrected.transform(x, source=name), plain.transform(x, source=name))
+
+
+@pytest.mark.parametrize(("kind", "least"), [("lowrank", 0.2), ("gap", 0.5), ("warp", 0.1), ("clusters", 0.0)])
+def test_the_ladder_beats_gpa_and_the_network_where_directions_disagree(kind: str, least: float) -> None:
+    train, unseen = planted(kind)
+    ladder = GCPA().fit(train)
+    assert ladder.corrector_ != "none"
+    assert rank1(ladder, unseen) >= rank1(ladder.gpa_, unseen) + least
+    assert rank1(ladder, unseen) >= rank1(GCPA("mlp", mlp_max_steps=100).fit(train), unseen)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "width"), [("iso", 128), ("lowrank", 128), ("gap", 128), ("clusters", 64), ("warp", 64)]
+)
+def test_published_sizes_beside_the_published_network(kind: str, width: int) -> None:
+    """N = 2,000, 5 models: the ladder is at least as good as the network at its published length, and as GPA."""
+    train, unseen = planted(kind, n_rows=2000, n_unseen=1000, width=width)
+    ladder, network = GCPA().fit(train), GCPA("mlp").fit(train)
+    found = {"GPA": rank1(ladder.gpa_, unseen), "ladder": rank1(ladder, unseen), "network": rank1(network, unseen)}
+    assert found["ladder"] >= found["GPA"] - 0.005, found
+    assert found["ladder"] >= found["network"], found
+
+
+def test_a_shared_map_cannot_mend_what_each_model_bends_its_own_way() -> None:
+    train, unseen = planted("warp")
+    own, shared = (rank1(GCPA(rung, ridge=0.1).fit(train), unseen) for rung in ("model_ridge", "shared_ridge"))
+    assert own > shared + 0.05
+
+
+def test_the_network_helps_in_a_gap_and_keeps_lengths(gap: tuple[Spaces, Spaces]) -> None:
+    train, unseen = gap
+    network = GCPA("mlp", mlp_max_steps=200).fit(train)
+    assert rank1(network, unseen) > rank1(network.gpa_, unseen) + 0.2
+    x = unseen["m0"]
+    plain = network.gpa_.transform(x, source="m0")
+    torch.testing.assert_close(network.transform(x, source="m0").norm(dim=1), plain.norm(dim=1))
+
+
+@pytest.mark.parametrize("rung", LINEAR)
+def test_linear_corrections_have_a_way_back(rung: str, gap: tuple[Spaces, Spaces]) -> None:
+    train, unseen = gap
+    aligner = GCPA(rung, ridge=0.01, shrinkage=0.01).fit(train)  # type: ignore[arg-type]
+    for name, x in unseen.items():
+        back = aligner.inverse_transform(aligner.transform(x, source=name), target=name)
+        torch.testing.assert_close(back, x, rtol=0, atol=1e-10)
+        single = aligner.inverse_transform(aligner.transform(x.float(), source=name), target=name)
+        torch.testing.assert_close(single, x.float(), rtol=0, atol=1e-4)
+
+
+def test_the_way_back_of_the_network_is_that_of_its_gpa(small: Spaces) -> None:
+    network = GCPA("mlp", mlp_max_steps=20).fit(small)
+    u = network.transform(small["m0"], source="m0")
+    torch.testing.assert_close(
+        network.inverse_transform(u, target="m1"), network.gpa_.inverse_transform(u, target="m1")
+    )
+
+
+def test_drift_is_that_of_the_rows_fitted(small: Spaces) -> None:
+    aligner = GCPA("model_ridge").fit(small)
+    cosines = [
+        F.cosine_similarity(aligner.transform(x, source=name), aligner.gpa_.transform(x, source=name), dim=1)
+        for name, x in small.items()
+    ]
+    assert aligner.drift_.mean == pytest.approx(1 - torch.cat(cosines).mean().item(), rel=1e-10)
+    assert 0 < aligner.drift_.median < aligner.drift_.p95
+
+
+@pytest.mark.parametrize("rung", ["auto", "agreement"])
+def test_turning_an_input_changes_no_cosine(rung: str, small: Spaces) -> None:
+    def cosines(spaces: Spaces) -> Tensor:
+        aligner = GCPA(rung, gpa=GPA(tolerance=1e-13)).fit(spaces)  # type: ignore[arg-type]
+        codes = [F.normalize(aligner.transform(x, source=name), dim=1) for name, x in spaces.items()]
+        return codes[0] @ codes[1].T
+
+    moved = small | {"m1": 3 * small["m1"] @ rotation(8, seed=3) + 5}
+    torch.testing.assert_close(cosines(moved), cosines(small), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("rung", ["auto", "mlp"])
+def test_the_same_seed_gives_the_same_bits_and_no_other_draw_is_touched(rung: str, small: Spaces) -> None:
+    state = torch.random.get_rng_state()
+    first, second = (GCPA(rung, mlp_max_steps=25).fit(small) for _ in range(2))  # type: ignore[arg-type]
+    assert torch.equal(torch.random.get_rng_state(), state)
+    x = small["m2"]
+    assert torch.equal(first.transform(x, source="m2"), second.transform(x, source="m2"))
+    assert first.scores_ == second.scores_
+
+
+def test_scores_are_held_out(small: Spaces) -> None:
+    """Spaces without anything in common: on rows it has seen a weak ridge finds the match of many, on others of few."""
+    noise = {name: normal(60, 30, seed=m) for m, name in enumerate("abc")}
+    aligner = GCPA(ridge=1e-3, shrinkage=1e-3).fit(noise)
+    assert rank1(GCPA("model_ridge", ridge=1e-3).fit(noise), noise) > 0.8
+    assert max(aligner.scores_.values()) < 0.25
+    assert aligner.corrector_ == "none"
+    assert set(aligner.scores_) == set(LINEAR)
+    assert GCPA("diagonal").fit(small).scores_ == {}
+
+
+def test_validation_rows_take_the_place_of_folds(gap: tuple[Spaces, Spaces]) -> None:
+    train, unseen = gap
+    few = {name: unseen[name] for name in ("m1", "m3")}
+    aligner = GCPA().fit(train, validation=few)
+    assert aligner.corrector_ != "none"
+    shuffled = few | {"m3": few["m3"].flip(0)}
+    assert GCPA().fit(train, validation=shuffled).corrector_ == "none"
+    with pytest.raises(UnknownNameError, match="m9"):
+        GCPA().fit(train, validation={"m1": unseen["m1"], "m9": unseen["m1"]})
+    with pytest.raises(ShapeError, match="width 32"):
+        GCPA().fit(train, validation={"m1": unseen["m1"], "m3": unseen["m3"][:, :5]})
+
+
+@pytest.mark.parametrize("rung", [*LINEAR, "mlp"])
+def test_a_newcomer_leaves_every_map_as_it_was(rung: str) -> None:
+    train, unseen = planted("lowrank", n_models=4)
+    known = {name: train[name] for name in ("m0", "m1", "m2")}
+    aligner = GCPA(rung, ridge=0.1, shrinkage=0.1, mlp_max_steps=40).fit(known)  # type: ignore[arg-type]
+    before = {name: aligner.transform(x, source=name) for name, x in unseen.items() if name in known}
+    certificate = aligner.add("m3", train["m3"])
+    assert certificate.p_value == 1 / 200
+    for name, codes in before.items():
+        assert torch.equal(aligner.transform(unseen[name], source=name), codes)
+    added = rank1(aligner, unseen)
+    assert added == pytest.approx(rank1(aligner.refit(), unseen), abs=0.05)
+    assert aligner.names_ == ("m0", "m1", "m2", "m3")
+
+
+def test_missing_rows_are_not_read(small: Spaces) -> None:
+    mask = torch.ones(120, dtype=torch.bool)
+    mask[100:] = False
+    masks = {"m0": mask, "m1": ~mask | (torch.arange(120) < 60)}
+    results = []
+    for filler in (0.0, 1e6):
+        spaces = {name: x.clone() for name, x in small.items()}
+        spaces["m0"][~mask] = filler
+        aligner = GCPA().fit(spaces, masks=masks)
+        results.append(aligner.transform(small["m0"][:5], source="m0"))
+    assert torch.equal(*results)
+
+
+def test_wrong_rows_weigh_less_on_a_robust_gpa() -> None:
+    train, unseen = planted("lowrank", n_models=6, n_rows=800)
+    for m, name in enumerate(("m0", "m1", "m2")):
+        wrong = torch.randperm(800, generator=torch.Generator().manual_seed(m))[:400]
+        train[name] = train[name].clone()
+        train[name][wrong] = train[name][wrong.roll(1)]
+    robust = GCPA("model_ridge", gpa=GPA(robust=True), ridge=0.01).fit(train)
+    plain = GCPA("model_ridge", ridge=0.01).fit(train)
+    assert rank1(robust, unseen) > rank1(plain, unseen)
+
+
+@pytest.mark.parametrize("rung", ["auto", "none", "agreement", "mlp"])
+def test_files_bring_back_every_bit(rung: str, small: Spaces, tmp_path: Path) -> None:
+    aligner = GCPA(rung, gpa=GPA(6), mlp_max_steps=20).fit(small)  # type: ignore[arg-type]
+    aligner.save(tmp_path / "gcpa")
+    loaded = GCPA.load(tmp_path / "gcpa")
+    for name, x in small.items():
+        assert torch.equal(loaded.transform(x, source=name), aligner.transform(x, source=name))
+        assert torch.equal(
+            loaded.translate(x, source=name, target="m1"), aligner.translate(x, source=name, target="m1")
+        )
+    for field in ("corrector_", "ridge_", "shrinkage_", "scores_", "drift_", "n_components_"):
+        assert getattr(loaded, field) == getattr(aligner, field)
+    assert loaded.add("new", small["m0"], against={"m0": small["m0"], "m1": small["m1"]}).rank1 > 0.3
+    with pytest.raises(NotFittedError, match="call fit"):
+        loaded.refit()
+    assert loaded.gpa is not None
+    assert loaded.gpa.n_components == 6
+    with pytest.raises(CheckpointError, match="load it as what it is"):
+        GPA.load(tmp_path / "gcpa")
+
+
+def test_wrong_use_is_refused(small: Spaces) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'shared_ridge'"):
+        GCPA("sharedridge").fit(small)  # type: ignore[arg-type]
+    for options, message in (({"folds": 1}, "folds"), ({"ridge": 0.0}, "ridge"), ({"shrinkage": -1.0}, "shrinkage")):
+        with pytest.raises(InputError, match=message):
+            GCPA(**options).fit(small)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="at least 8 rows"):
+        GCPA().fit(turned(7, 2, "ab"))
+    with pytest.raises(NotFittedError):
+        GCPA().transform(small["m0"], source="m0")
