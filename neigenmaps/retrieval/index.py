@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from neigenmaps.errors import InputError
 from neigenmaps.functional.ranking import Metric
-from neigenmaps.retrieval.scoring import Scorer, SearchResult, exhaustive, faiss, overlap
+from neigenmaps.retrieval.scoring import Scorer, SearchResult, best_of, exhaustive, faiss, overlap
 from neigenmaps.retrieval.shortlist import shortlist
 from neigenmaps.retrieval.store import CodeStore, checked_codes
 from neigenmaps.types import Scaling
@@ -37,6 +37,8 @@ IVF_PQ_LEAST = 39 * 256  # rows from which faiss can learn 256 centres of each s
 PER_CELL = 39  # rows per cell that faiss wants for learning
 PROBED_SHARE = 16  # one in so many cells is searched
 REFINED = 8  # times k candidates of an approximate search are scored again, exactly
+BATCH = 32  # queries from which blocked products beat faiss's flat search, which takes short codes one query at a time
+LARGEST_K = 1_000  # results up to which they do
 STALE_SHARE = 0.5  # of removed rows in a graph or in cells before they are built anew
 FILLED_AT_A_TIME = 1 << 24  # numbers
 
@@ -141,8 +143,7 @@ class TruncatedIndex:
             raise InputError(f"expected 1 <= k <= {n_alive}, the number of rows in the index, got k={k}")
         self._follow_store()
         if self.method == "flat":
-            scores, found = self.faiss_index.search(queries_Qm, k)
-            return scores, self._rows[found]
+            return self._flat_rows(queries_Qm, k)
         n_candidates = min(n_alive, max(REFINED * k, 64))
         rows = self._candidates(queries_Qm, n_candidates)
         scores, rows_Qk = np.empty((len(rows), k), np.float32), np.empty((len(rows), k), np.int64)
@@ -156,10 +157,27 @@ class TruncatedIndex:
     def shortlist_rows(self, queries_Qm: NDArray[np.float32], n_best: int) -> NDArray[np.int64]:
         """The `n_best` rows of the store for comparable queries, (Q, n_best), in no order; of a "flat" index."""
         self._follow_store()
-        held = self.faiss_index
-        codes_Nm = faiss().rev_swig_ptr(held.get_xb(), held.ntotal * held.d).reshape(held.ntotal, held.d)
-        rows: NDArray[np.int64] = self._rows[shortlist(codes_Nm, queries_Qm, n_best)]
+        rows: NDArray[np.int64] = self._rows[shortlist(self._held_codes(), queries_Qm, n_best)]
         return rows
+
+    def _flat_rows(self, queries_Qm: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        if len(queries_Qm) < BATCH or k > LARGEST_K:
+            scores, found = self.faiss_index.search(queries_Qm, k)
+            return scores, self._rows[found]
+        held = self._held_codes()
+        found = shortlist(held, queries_Qm, k)
+        scores = np.empty(found.shape, dtype=np.float32)
+        for start in range(0, len(found), BATCH):  # a few at a time: k codes of every query stand in memory
+            part = slice(start, start + BATCH)
+            scores[part] = (held[found[part]] @ queries_Qm[part, :, None])[:, :, 0]
+        scores, found = best_of(scores, found, k)
+        return scores, self._rows[found]
+
+    def _held_codes(self) -> NDArray[np.float32]:
+        """The codes inside a flat index, (N, m), not copied."""
+        held = self.faiss_index
+        codes_Nm: NDArray[np.float32] = faiss().rev_swig_ptr(held.get_xb(), held.ntotal * held.d)
+        return codes_Nm.reshape(held.ntotal, held.d)
 
     def _candidates(self, queries_Qm: NDArray[np.float32], n_candidates: int) -> NDArray[np.int64]:
         alive = self.store.alive_N[self._rows]

@@ -1,7 +1,7 @@
-"""The S best of very many rows, for S in the thousands: exact, and not in order.
+"""The S best of very many rows, for S from one to thousands: exact, and not in order.
 
 Sorting out the best costs more than the products when codes are short. Here a sample of the rows tells, for each query,
-a score that slightly more than S rows reach; one pass over all rows, a block that fits the cache at a time, notes those
+a score that somewhat more than S rows reach; one pass over all rows, a block that fits the cache at a time, notes those
 that do. A query whose sample misled it (fewer than S noted) is searched again without a threshold, so nothing is lost.
 
 Letters: N rows, m numbers of each, Q queries, S shortlisted.
@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 
 BLOCK_ROWS = 8192
 BLOCK_QUERIES = 64  # with BLOCK_ROWS: 2 MiB of scores, the size of a cache
-SAMPLED_AT_LEAST = 16_384
-RANK_IN_SAMPLE = 64  # rows of the sample beyond the threshold, or more: their number varies by its square root
-DEVIATIONS = 4  # by which the threshold is set lower, so that one query in 30,000 falls short
+SAMPLED_AT_LEAST = 16_384  # rows
+SAMPLED_SHARE = 32  # one row in so many, if that is more
+DEVIATIONS = 4  # by which the threshold is set lower: fewer than one query in 10,000 falls short
 SMALL_SCORES = 1 << 23  # without a threshold: scores in memory at a time
 
 
 def shortlist(gallery_Nm: NDArray[np.float32], queries_Qm: NDArray[np.float32], n_best: int) -> NDArray[np.int64]:
     """Rows (Q, S) with the largest inner products, n_best = S <= N, in no order; equal scores at the edge either way."""
     n_rows = len(gallery_Nm)
-    n_sampled = max(SAMPLED_AT_LEAST, -(-RANK_IN_SAMPLE * n_rows // n_best))
+    n_sampled = max(SAMPLED_AT_LEAST, n_rows // SAMPLED_SHARE)
     if 2 * n_sampled > n_rows or 8 * n_best > n_rows:
         return _by_partition(gallery_Nm, queries_Qm, n_best)
     sample = gallery_Nm[np.linspace(0, n_rows - 1, n_sampled).astype(np.int64)]
-    expected = n_best * n_sampled / n_rows
-    rank = min(n_sampled, int(np.ceil(expected + DEVIATIONS * np.sqrt(expected))))
+    expected = n_best * n_sampled / n_rows  # rows of the sample among the best; their number is Poisson's
+    rank = min(n_sampled, int(np.ceil(expected + DEVIATIONS * (np.sqrt(expected) + 1))))
     best = np.empty((len(queries_Qm), n_best), dtype=np.int64)
     for start in range(0, len(queries_Qm), BLOCK_QUERIES):
         queries = queries_Qm[start : start + BLOCK_QUERIES]

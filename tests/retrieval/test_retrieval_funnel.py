@@ -131,7 +131,6 @@ def test_wrong_queries_are_refused() -> None:
 @pytest.mark.parametrize("n_best", [1, 10, 400, 900])
 def test_shortlist_holds_the_best(n_best: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shortlist_module, "SAMPLED_AT_LEAST", 200)
-    monkeypatch.setattr(shortlist_module, "RANK_IN_SAMPLE", 8)
     monkeypatch.setattr(shortlist_module, "BLOCK_ROWS", 500)
     monkeypatch.setattr(shortlist_module, "BLOCK_QUERIES", 3)
     gallery, queries = falling(7_300, 5), falling(10, 5, seed=1)
@@ -143,9 +142,8 @@ def test_shortlist_holds_the_best(n_best: int, monkeypatch: pytest.MonkeyPatch) 
 def test_shortlist_survives_a_sample_that_misleads(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows sampled are the best there are: every threshold is too high, and the search goes on without."""
     monkeypatch.setattr(shortlist_module, "SAMPLED_AT_LEAST", 200)
-    monkeypatch.setattr(shortlist_module, "RANK_IN_SAMPLE", 8)
     gallery, queries = falling(9_000, 5), falling(4, 5, seed=1)
-    n_sampled = max(200, -(-8 * 9_000 // 300))
+    n_sampled = 9_000 // shortlist_module.SAMPLED_SHARE
     gallery[np.linspace(0, 8_999, n_sampled).astype(np.int64)] *= 50
     got = np.sort(shortlist(gallery, queries, 300), axis=1)
     expected = np.sort(np.argsort(-(queries @ gallery.T), axis=1)[:, :300], axis=1)

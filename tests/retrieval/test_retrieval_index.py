@@ -7,6 +7,7 @@ import torch
 from neigenmaps.errors import InputError, NonFiniteError, ShapeError
 from neigenmaps.retrieval import CodeStore, TruncatedIndex, fingerprint_model
 from neigenmaps.retrieval import index as module
+from neigenmaps.retrieval import shortlist as shortlist_module
 from neigenmaps.retrieval.scoring import unit_rows
 from oracles import retrieval as oracle
 
@@ -74,6 +75,18 @@ def test_scale_and_order_of_rows_change_nothing_under_the_cosine() -> None:
     order = np.random.default_rng(2).permutation(60)
     moved = TruncatedIndex(gallery[order], 6, ids=order).search(queries, 5)
     np.testing.assert_array_equal(moved.ids, expected.ids)
+
+
+@pytest.mark.parametrize("k", [1, 10, 400])
+def test_many_queries_at_once_find_what_each_finds_alone(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shortlist_module, "SAMPLED_AT_LEAST", 100)
+    index, queries = TruncatedIndex(falling(5_000), 6, metric="inner_product"), falling(40, seed=1)
+    index.remove([5, 4_000])
+    together = index.search(queries, k)
+    alone = [index.search(query, k) for query in queries]
+    np.testing.assert_allclose(together.scores, [one.scores for one in alone], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(together.ids[:, :1], [one.ids[:1] for one in alone])
+    assert np.mean([np.isin(a.ids, b).mean() for a, b in zip(alone, together.ids, strict=True)]) > 0.9999
 
 
 def test_zero_codes_have_cosine_zero() -> None:
