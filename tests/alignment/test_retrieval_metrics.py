@@ -15,11 +15,8 @@ COUNTS = bootstrap_counts(120, 400, torch.Generator().manual_seed(0))
 
 @pytest.fixture
 def codes() -> dict[str, Tensor]:
-    shared = normal(120, 6, seed=0)
-    return {
-        name: shared + noise * normal(120, 6, seed=m + 1)
-        for m, (name, noise) in enumerate(zip("abc", (0.3, 0.8, 1.6), strict=True))
-    }
+    shared, noises = normal(120, 6, seed=0), {"a": 0.3, "b": 0.8, "c": 1.6}
+    return {name: shared + noise * normal(120, 6, seed=m + 1) for m, (name, noise) in enumerate(noises.items())}
 
 
 def test_every_ordered_pair_is_ranked_once(codes: dict[str, Tensor]) -> None:
@@ -48,7 +45,7 @@ def test_mean_and_worst_pair_with_their_intervals(codes: dict[str, Tensor]) -> N
 
 
 def test_differences_are_taken_on_the_same_draws(codes: dict[str, Tensor]) -> None:
-    table, noisier = any_to_any(codes), any_to_any(codes | {"a": codes["a"] + 0.5 * normal(120, 6, seed=9)})
+    table, noisier = any_to_any(codes), any_to_any(codes | {"a": codes["a"] + 1.5 * normal(120, 6, seed=9)})
     found = difference(table, noisier, "rank_1", COUNTS)
     assert found.low > 0
     assert found.value == pytest.approx(table.mean("rank_1", COUNTS).value - noisier.mean("rank_1", COUNTS).value)
@@ -85,14 +82,14 @@ def test_smaller_galleries_are_easier_as_drawn_ones_are(codes: dict[str, Tensor]
 
 
 def test_translated_spaces_are_compared_in_the_targets_coordinates() -> None:
-    spaces = turned(150, 8, "abc", noise=0.5)
+    spaces = turned(150, 8, "abc", noise=0.2)
     train, unseen = ({name: x[part] for name, x in spaces.items()} for part in (slice(100), slice(100, 150)))
     pairwise = any_to_any_translated(Procrustes().fit(train), unseen)
     assert pairwise.values("rank_1").mean() > 0.8
     gpa = GPA().fit(train)
     universe = any_to_any({name: gpa.transform(x, source=name) for name, x in unseen.items()})
     through = any_to_any_translated(gpa, unseen)
-    assert through.values("rank_1").mean() == pytest.approx(universe.values("rank_1").mean(), abs=0.05)
+    assert through.values("rank_1").mean().item() == pytest.approx(universe.values("rank_1").mean().item(), abs=0.05)
 
 
 def test_clusters_are_scored_against_labels() -> None:
@@ -105,9 +102,10 @@ def test_clusters_are_scored_against_labels() -> None:
     noise = cluster_scores({name: normal(90, 5, seed=m + 5) for m, name in enumerate("ab")}, labels, seeds=[3])
     assert abs(noise.ari[0]) < 0.1
     halves = cluster_scores(codes, labels, n_clusters=2, seeds=[0])
-    merged = [adjusted_rand_score(labels, labels.clamp(min=k)) for k in (1,)]
-    assert halves.ari[0] == pytest.approx(merged[0])
-    assert halves.nmi[0] == pytest.approx(normalized_mutual_info_score(labels, labels.clamp(min=1)))
+    truth = labels.repeat(2)
+    merged = truth.clamp(min=1)  # two of the three equally distant clusters in one, whichever they are
+    assert halves.ari[0] == pytest.approx(adjusted_rand_score(truth, merged))
+    assert halves.nmi[0] == pytest.approx(normalized_mutual_info_score(truth, merged))
 
 
 def test_wrong_input_is_refused(codes: dict[str, Tensor]) -> None:
