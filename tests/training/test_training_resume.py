@@ -124,3 +124,15 @@ def test_a_checkpoint_of_another_model(few_digits: Path, tmp_path: Path) -> None
         make_trainer(tmp_path, 2).fit(
             make_module(width=5), make_data(few_digits), ckpt_path=tmp_path / "narrow.ckpt", weights_only=True
         )
+
+
+def test_a_checkpoint_of_another_optimizer(few_digits: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer.fit(make_module(), make_data(few_digits))
+    trainer.save_checkpoint(tmp_path / "adamw.ckpt")
+    with pytest.raises(
+        CheckpointError, match=r"optimizer 'adamw', whose state 'lars' cannot .* set model\.optimizer to"
+    ):
+        make_trainer(tmp_path, 2).fit(
+            make_module(optimizer="lars"), make_data(few_digits), ckpt_path=tmp_path / "adamw.ckpt", weights_only=True
+        )
