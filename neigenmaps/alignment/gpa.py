@@ -70,7 +70,7 @@ class GPA(AbstractUniverseAligner):
         model_weights: Mapping[str, float] | None = None,
         robust: bool = False,
         max_sweeps: int = 500,
-        tolerance: float = 1e-9,
+        tolerance: float = 1e-8,
         random_state: int = 0,
     ) -> None:
         self.n_components = n_components
@@ -90,7 +90,7 @@ class GPA(AbstractUniverseAligner):
         super()._learn(rows)
         if self.robust:
             self.row_trust_ = self._learn_trust(rows)
-            self._adopt(rows.names, self._consensus(rows.names, self.n_components_))
+            self._adopt(rows.names, *self._consensus(rows.names, self.n_components_))
 
     def _learn_trust(self, rows: MatchedRows) -> Tensor:
         """Rounds of trust in every row, given the maps, and of maps, given the trust; their number of dimensions stays."""
@@ -107,7 +107,7 @@ class GPA(AbstractUniverseAligner):
             ]
             before_NM, trust_NM = trust_NM, consensus_trust(units, trust_NM, order_N)
             self.moments_ = cross_moments(rows.spaces, scale_NM=scale_NM * trust_NM)
-            self._adopt(rows.names, self._consensus(rows.names, self.n_components_, ROBUST_SWEEPS))
+            self._adopt(rows.names, *self._consensus(rows.names, self.n_components_, ROBUST_SWEEPS))
             if (trust_NM - before_NM).abs().mean() < 1e-3:
                 break
         return trust_NM
@@ -117,13 +117,16 @@ class GPA(AbstractUniverseAligner):
         rank = self.n_components
         if rank == "simulation":
             rank = min(simulated_rank(self.moments_, names, self.random_state), max(self.moments_.widths))
-        self._adopt(names, self._consensus(names, rank))
+        self._adopt(names, *self._consensus(names, rank))
 
     def _consensus(
         self, names: tuple[str, ...], n_components: int | None, sweeps: int | None = None
-    ) -> ProcrustesConsensus:
-        """The best maps for `moments_`. With fewer sweeps, what these make of the present maps: a step of a longer way."""
-        cross_DD, _, back_D = self._standardized()
+    ) -> tuple[ProcrustesConsensus, Tensor, Tensor]:
+        """The best maps for `moments_`, and the factors of columns forth and back that they come between.
+
+        With fewer sweeps, what these make of the present maps: a step of a longer way.
+        """
+        cross_DD, forth_D, back_D = self._standardized()
         start_DK = None
         if sweeps is not None:
             start_DK = back_D[:, None] * torch.cat([self.maps_[name].to_FK for name in names])
@@ -143,12 +146,11 @@ class GPA(AbstractUniverseAligner):
                 ConvergenceWarning,
                 stacklevel=5,
             )
-        return result
+        return result, forth_D, back_D
 
-    def _adopt(self, names: tuple[str, ...], result: ProcrustesConsensus) -> None:
+    def _adopt(self, names: tuple[str, ...], result: ProcrustesConsensus, forth_D: Tensor, back_D: Tensor) -> None:
         self.objective_, self.bound_ = result.objective, result.bound
         self.history_, self.converged_ = result.history, result.converged
-        _, forth_D, back_D = self._standardized()
         mean_D = self.moments_.means()
         self.maps_ = {
             name: SpaceMap(mean_D[own], forth_D[own, None] * result.maps_DK[own], result.maps_DK[own].T * back_D[own])
@@ -190,9 +192,10 @@ class GPA(AbstractUniverseAligner):
 
     def _standardized(self) -> tuple[Tensor, Tensor, Tensor]:
         """Cross-covariances after standardisation, and the factors of every column forth and back."""
-        cross_DD = self.moments_.centred() / self.moments_.weight_MM.diagonal().max()
-        forth_D, back_D = column_factors(self.moments_.centred(), self.moments_, self.standardize)
-        return cross_DD * torch.outer(forth_D, forth_D), forth_D, back_D
+        cross_DD = self.moments_.centred()
+        forth_D, back_D = column_factors(cross_DD, self.moments_, self.standardize)
+        cross_DD *= torch.outer(forth_D, forth_D / self.moments_.weight_MM.diagonal().max())
+        return cross_DD, forth_D, back_D
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, facts = super()._state()

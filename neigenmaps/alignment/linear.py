@@ -148,9 +148,8 @@ class AbstractUniverseAligner(AbstractMomentAligner):
 
 def check_overlap(names: tuple[str, ...], moments: CrossMoments) -> None:
     """Raise InputError unless every space varies over its rows and shares some with another."""
-    covariance_DD = moments.centred()
-    for m, (name, own) in enumerate(zip(names, block_slices(moments.widths), strict=True)):
-        if not covariance_DD[own, own].diagonal().sum() > 0:
+    for m, name in enumerate(names):
+        if not moments.pair(m, m).cross_FG.diagonal().sum() > 0:
             raise InputError(f"expected rows of {name!r} that vary, got equal ones: has the encoder collapsed?")
         if moments.weight_MM[m].count_nonzero() < 2:
             raise InputError(f"expected rows of {name!r} that another space has too, got none: look at the masks")

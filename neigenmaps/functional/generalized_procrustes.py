@@ -22,6 +22,9 @@ from neigenmaps.functional.cross_moments import block_slices
 from neigenmaps.functional.linalg import column_signs, sorted_eigh
 from neigenmaps.functional.linear_maps import polar_factor
 
+LARGEST_EIGH = 2048  # columns, of all spaces together
+START_ITERATIONS = 4
+
 
 class ProcrustesConsensus(NamedTuple):
     """Maps of all spaces, stacked (D, K): R_m R_m^T = I where F_m <= K, else R_m^T R_m = I.
@@ -104,9 +107,22 @@ def between_blocks(cross_DD: Tensor, widths: Sequence[int], weights_M: Tensor) -
 
 
 def spectral_start(others_DD: Tensor, widths: Sequence[int], n_components: int) -> Tensor:
-    """Polar factors of the blocks of the K leading eigenvectors: the answer itself where all pairs agree."""
-    leading_DK = sorted_eigh(others_DD)[1][:, :n_components]
-    return torch.cat([polar_factor(leading_DK[own]) for own in block_slices(widths)])
+    """Polar factors of the blocks of the K leading eigenvectors: the answer itself where all pairs agree.
+
+    Above `LARGEST_EIGH` columns the eigenvectors are approached from the maps of all spaces to the first, by a few
+    orthogonal iterations: sweeps do the rest, and a whole eigendecomposition would cost more than they do.
+    """
+    columns = block_slices(widths)
+    if len(others_DD) <= LARGEST_EIGH:
+        leading_DK = sorted_eigh(others_DD)[1][:, :n_components]
+    else:
+        hub = max(range(len(widths)), key=lambda m: widths[m])
+        eye_FK = torch.eye(widths[hub], n_components).to(others_DD)
+        leading_DK = others_DD[:, columns[hub]] @ eye_FK
+        leading_DK[columns[hub]] = eye_FK * torch.linalg.matrix_norm(leading_DK) / len(widths) ** 0.5
+        for _ in range(START_ITERATIONS):
+            leading_DK = others_DD @ torch.linalg.qr(leading_DK).Q
+    return torch.cat([polar_factor(leading_DK[own]) for own in columns])
 
 
 def _objective(others_DD: Tensor, maps_DK: Tensor) -> float:
