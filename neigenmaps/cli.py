@@ -12,8 +12,10 @@ from torch import Tensor
 
 from neigenmaps.data import DatasetSplits
 from neigenmaps.errors import NeigenmapsError
+from neigenmaps.evaluation import code_lengths
 from neigenmaps.evaluation.comparison import RITZ, compare_lengths
-from neigenmaps.features import FeatureSet
+from neigenmaps.evaluation.linear_probe import linear_probe_accuracy
+from neigenmaps.features import FeatureSet, fingerprint_rows
 from neigenmaps.files import whole_file
 from neigenmaps.nn import NeuralEigenmapModel
 from neigenmaps.reporting import (
@@ -24,6 +26,7 @@ from neigenmaps.reporting import (
     truncation_table,
 )
 from neigenmaps.training import EigenmapCLI, ViewsDataModule
+from neigenmaps.training.nodes import NodesCLI, NodesDataModule, NodesModule, is_about_nodes
 
 GALLERY_IMAGES = 2_000  # enough to show extremes of each function
 HARMLESS = (  # warnings of Lightning that no user can act on
@@ -45,7 +48,7 @@ def train(args: list[str] | None = None, *, default_config: Path | None = None) 
     # Lightning's tips and device lists hide the run's own lines
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     try:
-        cli = EigenmapCLI()
+        cli = NodesCLI() if is_about_nodes(args) else EigenmapCLI()
         if cli.config.subcommand == "fit" and cli.trainer.is_global_zero:
             console = Console()
             if cli.steps_taken:
@@ -55,9 +58,39 @@ def train(args: list[str] | None = None, *, default_config: Path | None = None) 
                     f"Nothing was left to train: the checkpoint has taken all {cli.trainer.global_step} steps. It is measured "
                     "anew; to train on, raise --trainer.max_epochs."
                 )
-            finish_run(cli.model.model, cli.datamodule, cli.run_folder, console)
+            if isinstance(cli, NodesCLI):
+                finish_nodes(cli.model, cli.datamodule, cli.run_folder, console)
+            else:
+                finish_run(cli.model.model, cli.datamodule, cli.run_folder, console)
     except NeigenmapsError as error:
         sys.exit(f"error: {error}")
+
+
+def finish_nodes(module: NodesModule, data: NodesDataModule, folder: Path, console: Console) -> None:
+    """Write the codes of all nodes, and, where the graph has labels and a split, what each code length costs."""
+    codes = module.encode(data.rows)
+    rank = int((module.eigenvalues != 0).sum())
+    codes, eigenvalues, graph = codes[:, :rank].contiguous(), module.eigenvalues[:rank].cpu(), data.graph
+    source = {"source": str(data.path), "split": "all nodes"}
+    features = FeatureSet(codes, fingerprint_rows(graph.edges()), graph.labels_N, eigenvalues, source)
+    features.save(folder / "features" / "nodes.safetensors")
+    plot_eigenvalues({"neural eigenmap": eigenvalues}, folder / "eigenvalues.png")
+    summary: dict[str, object] = {"eigenvalues": eigenvalues.tolist(), "rank": rank}
+    if graph.labels_N is not None and {"train", "test"} <= graph.splits.keys():
+        train, test = graph.splits["train"], graph.splits["test"]
+        accuracies = {
+            length: linear_probe_accuracy(
+                codes[train, :length], graph.labels_N[train], codes[test, :length], graph.labels_N[test]
+            )
+            for length in code_lengths(rank)
+        }
+        summary["linear_probe"] = accuracies
+        for length, accuracy in accuracies.items():
+            console.print(f"linear probe, first {length:4d} numbers: {100 * accuracy:.1f} %")
+    console.print(eigenvalue_table(eigenvalues))
+    with whole_file(folder / "summary.json") as path:
+        path.write_text(json.dumps(summary, indent=2) + "\n")
+    console.print(f"Run folder: [bold]{folder}[/bold] (features/, metrics.csv, summary.json, eigenvalues.png)")
 
 
 def finish_run(model: NeuralEigenmapModel, data: ViewsDataModule, folder: Path, console: Console) -> None:

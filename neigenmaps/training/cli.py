@@ -62,10 +62,13 @@ class RunRecord(SaveConfigCallback):
 class EigenmapCLI(LightningCLI):
     """`fit` and `validate` over EigenmapModule and ViewsDataModule; a fit goes to `<run.root>/<run.name>/<run.version>/`."""
 
+    module_class: type[pl.LightningModule] = EigenmapModule
+    data_class: type[pl.LightningDataModule] = ViewsDataModule
+
     def __init__(self) -> None:
         super().__init__(
-            EigenmapModule,
-            ViewsDataModule,
+            self.module_class,
+            self.data_class,
             save_config_callback=RunRecord,
             seed_everything_default=0,
             trainer_defaults={"enable_model_summary": False, "num_sanity_val_steps": 0},
@@ -166,7 +169,7 @@ class EigenmapCLI(LightningCLI):
         callbacks: list[Callback] = []
         if config.trainer.enable_progress_bar is not False:
             callbacks.append(RunProgressBar())  # before the next, whose work it announces
-        callbacks.append(FitRitz(run.ritz_pairs, folder / "last.ckpt" if keeps else None))
+        callbacks.append(self.ordering(run.ritz_pairs, folder / "last.ckpt" if keeps else None))
         if keeps:
             # by default Lightning would save after validations only, and a killed run would lose all epochs since the last one
             at_end: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
@@ -174,6 +177,10 @@ class EigenmapCLI(LightningCLI):
             kept = ModelCheckpoint(folder, "{epoch}", every_n_epochs=run.keep_every_n_epochs, save_top_k=-1, **at_end)
             callbacks += [last, kept]
         return callbacks
+
+    def ordering(self, pairs: int, checkpoint: Path | None) -> Callback:
+        """What puts the functions in order at the end."""
+        return FitRitz(pairs, checkpoint)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

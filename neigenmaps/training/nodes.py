@@ -1,0 +1,278 @@
+"""Nodes instead of images: the ends of random edges are the two views, a residual perceptron reads their features.
+
+`python train.py fit --config configs/cora.yaml`. What is trained sees one node at a time; the graph is only asked which two
+nodes make a pair, so that nodes that come later are embedded by their features alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import scipy.sparse as sp  # type: ignore[import-untyped]
+import torch
+import yaml  # type: ignore[import-untyped]
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+
+from neigenmaps.errors import CheckpointError, DataError, InputError, NonFiniteError, NotFittedError
+from neigenmaps.functional.rayleigh_ritz import ritz_from_moments
+from neigenmaps.graphs import Graph, read_graph
+from neigenmaps.graphs.network import ResidualMLP
+from neigenmaps.graphs.operators import Rows, WalkOperator, in_chunks, take
+from neigenmaps.nn import NestedLowRank, Objective
+from neigenmaps.nn.encoders import evaluation_mode
+from neigenmaps.training.cli import EigenmapCLI
+from neigenmaps.training.datamodule import RowLoader
+from neigenmaps.training.gather import gather_rows, process
+from neigenmaps.training.optimizers import (
+    OptimizerName,
+    build_optimizer,
+    check_rates,
+    generator_states,
+    restore_generators,
+    warmup_cosine,
+)
+
+
+class NodesDataModule(pl.LightningDataModule):
+    """Pairs of nodes `walk_steps` steps apart, as many an epoch as the graph has edges, drawn anew by (seed, epoch, batch).
+
+    graph: path of an npz file as `neigenmaps.graphs.read_graph` reads it. batch_size: of all processes together.
+    unit_rows: divide the features of every node by their length, as is usual for bags of words.
+    """
+
+    unreadable: Sequence[str] = ()  # a graph is one file, read or refused
+
+    def __init__(
+        self, graph: str, batch_size: int = 512, walk_steps: int = 1, unit_rows: bool = True, seed: int = 0
+    ) -> None:
+        super().__init__()
+        if batch_size < 2:
+            raise InputError(f"expected a batch_size of at least 2, got {batch_size}")
+        self.path, self.batch_size, self.walk_steps, self.unit_rows, self.seed = (
+            graph,
+            batch_size,
+            walk_steps,
+            unit_rows,
+            seed,
+        )
+        self._loader: RowLoader | None = None
+        self._resume_at: dict[str, int] | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the graph, once: `graph`, and `rows`, the features as the network reads them."""
+        if hasattr(self, "graph"):
+            return
+        graph = read_graph(self.path)
+        if graph.features is None:
+            raise DataError(f"expected features of the nodes in {self.path}, found none: add x, one row for every node")
+        if graph.n_edges < self.batch_size:
+            raise InputError(f"batch_size {self.batch_size} exceeds the {graph.n_edges} edges: lower data.batch_size")
+        self.rows = unit_rows(graph.features) if self.unit_rows else graph.features
+        self.graph: Graph = graph
+        self.walk = WalkOperator(
+            self.rows, graph.adjacency, steps=self.walk_steps, shift=0.0, device=torch.device("cpu")
+        )
+
+    def train_dataloader(self) -> RowLoader:
+        rank, world = process()
+        if self.batch_size % world:
+            raise InputError(
+                f"batch_size {self.batch_size} is of all processes together: expected a multiple of {world}"
+            )
+        self._loader = RowLoader(
+            "train",
+            self.graph.n_edges,
+            self.batch_size,
+            seed=self.seed,
+            shuffle=True,
+            epoch=lambda: 0 if self.trainer is None else self.trainer.current_epoch,
+            rank=rank,
+            world=world,
+        )
+        if self._resume_at is not None:
+            self._loader.load_state_dict(self._resume_at)
+            self._resume_at = None
+        return self._loader
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Tensor]:
+        ends = self.walk.pairs(len(batch["index"]), torch.Generator().manual_seed(batch["seed"]))
+        return {"views": torch.stack([take(self.rows, end) for end in ends]).to(batch["index"].device)}
+
+    def state_dict(self) -> dict[str, int]:
+        return {} if self._loader is None else self._loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self._resume_at = state_dict
+
+
+class NodesModule(pl.LightningModule):
+    """Trains a `ResidualMLP` on pairs of nodes with any objective. in_features: how many numbers a node has.
+
+    objective: `NestedLowRank` when None. lr: peak learning rate. warmup: share of all steps before it is reached.
+    """
+
+    ritz_rotation: Tensor
+    ritz_mean: Tensor
+    eigenvalues: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        width: int = 64,
+        hidden: int = 256,
+        depth: int = 1,
+        batch_norm: bool = True,
+        drop_features: float = 0.0,
+        objective: Objective | None = None,
+        optimizer: OptimizerName = "adamw",
+        lr: float = 2e-3,
+        weight_decay: float = 0.0,
+        warmup: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if not 0 <= warmup < 1:
+            raise InputError(f"expected warmup as a share of all steps, in [0, 1), got {warmup}")
+        check_rates(lr, weight_decay)
+        self.config: dict[str, Any] = {
+            "in_features": in_features,
+            "outputs": width,
+            "hidden": hidden,
+            "depth": depth,
+            "batch_norm": batch_norm,
+            "drop_features": drop_features,
+        }
+        self.network = ResidualMLP(**self.config)
+        self.objective = NestedLowRank() if objective is None else objective
+        self.optimizer: OptimizerName = optimizer
+        self.lr, self.weight_decay, self.warmup = lr, weight_decay, warmup
+        self.register_buffer("ritz_rotation", torch.zeros(width, width))
+        self.register_buffer("ritz_mean", torch.zeros(width))
+        self.register_buffer("eigenvalues", torch.zeros(width))
+
+    def setup(self, stage: str) -> None:
+        rows = self.trainer.datamodule.rows  # type: ignore[attr-defined]
+        if rows.shape[1] != self.config["in_features"]:
+            raise InputError(
+                f"the nodes have {rows.shape[1]} features, the model expects {self.config['in_features']}: set "
+                f"model.in_features to {rows.shape[1]}"
+            )
+        dense = sp.issparse(rows)
+        mean = float((rows.multiply(rows) if dense else rows.square()).mean())
+        self.network.set_units(self.network.center_F, torch.tensor(mean**0.5 or 1.0))
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        codes_VBK = self.network(batch["views"].flatten(0, 1)).codes.unflatten(0, batch["views"].shape[:2])
+        result = self.objective(*(gather_rows(codes_BK) for codes_BK in codes_VBK))
+        self.log("train/loss", result.loss, prog_bar=True)
+        self.log("train/alignment", result.alignment)
+        self.log("train/orthogonality", result.orthogonality)
+        return {"loss": result.loss, "codes": codes_VBK.detach()}
+
+    def on_train_epoch_end(self) -> None:
+        loss = self.trainer.callback_metrics["train/loss"]
+        if not torch.isfinite(loss):
+            raise NonFiniteError(f"the loss is {loss.item()} in epoch {self.current_epoch}: lower lr, or raise warmup")
+
+    def solve(self, data: NodesDataModule) -> None:
+        """Order the functions by Rayleigh-Ritz over all edges (or a sample, for graphs too large to keep all outputs)."""
+        with evaluation_mode(self.network):
+            moments, sign_rows = data.walk.moments(
+                self._codes, torch.Generator().manual_seed(self.trainer.current_epoch)
+            )
+        ritz = ritz_from_moments(moments, sign_rows=sign_rows)
+        self.ritz_rotation.zero_()[:, : ritz.rank] = ritz.rotation
+        self.eigenvalues.zero_()[: ritz.rank] = ritz.eigenvalues
+        self.ritz_mean.copy_(ritz.mean)
+
+    def encode(self, rows: Rows) -> Tensor:
+        """Ordered codes of any nodes by their features, times the root of their eigenvalue, (N, F) -> (N, K), on the CPU."""
+        if not self.eigenvalues.any():
+            raise NotFittedError("these functions have not been put in order yet: train to the end, or call solve")
+        with evaluation_mode(self.network):
+            codes_NK = in_chunks(self._codes, rows, torch.device("cpu"))
+        ordered_NK = (codes_NK - self.ritz_mean.cpu()) @ self.ritz_rotation.cpu()
+        return ordered_NK * self.eigenvalues.cpu().clamp_min(0).sqrt()
+
+    def check_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """CheckpointError when a checkpoint holds another network than this one."""
+        if checkpoint.get("model_config") != self.config:
+            raise CheckpointError(
+                f"the checkpoint holds another model, {checkpoint.get('model_config')}, than this one, {self.config}: use its "
+                "run folder's config.yaml"
+            )
+
+    check_resume = check_checkpoint
+
+    def configure_optimizers(self) -> Any:
+        optimizer = build_optimizer(self.network, self.optimizer, lr=self.lr, weight_decay=self.weight_decay)
+        total = int(self.trainer.estimated_stepping_batches)
+        scheduler = warmup_cosine(optimizer, total_steps=total, warmup_steps=round(self.warmup * total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["model_config"] = self.config
+        checkpoint["generator_states"] = generator_states()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.check_checkpoint(checkpoint)
+        restore_generators(checkpoint["generator_states"])
+
+    def _codes(self, rows_BF: Tensor) -> Tensor:
+        codes_BK: Tensor = self.network(rows_BF.to(self.ritz_mean.device)).codes
+        return codes_BK.cpu()
+
+
+class SolveNodes(Callback):
+    """`solve` when training ends. checkpoint: a file to write once more afterwards, so that the order is in it."""
+
+    def __init__(self, checkpoint: Path | None = None) -> None:
+        self.checkpoint = checkpoint
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.solve(trainer.datamodule)  # type: ignore[attr-defined, operator]
+        if self.checkpoint is not None:
+            trainer.save_checkpoint(self.checkpoint)
+
+
+class NodesCLI(EigenmapCLI):
+    """The same command line over NodesModule and NodesDataModule."""
+
+    module_class = NodesModule
+    data_class = NodesDataModule
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {name: skip for name, skip in EigenmapCLI.subcommands().items() if name == "fit"}
+
+    def ordering(self, pairs: int, checkpoint: Path | None) -> Callback:
+        return SolveNodes(checkpoint)
+
+
+def unit_rows(features: Tensor | sp.csr_matrix) -> Tensor | sp.csr_matrix:
+    """Every row divided by its length; rows of zeros stay."""
+    if isinstance(features, Tensor):
+        return torch.nn.functional.normalize(features, dim=1)
+    squares_N1 = features.multiply(features).sum(axis=1).A1
+    inverse = torch.from_numpy(squares_N1).clamp_min(1e-30).rsqrt().numpy()
+    return sp.diags(inverse.astype("float32")) @ features
+
+
+def is_about_nodes(args: Sequence[str]) -> bool:
+    """Whether the configuration on a command line names a graph: `data.graph`, in a file or as an option."""
+    paths = [after for before, after in itertools.pairwise(args) if before == "--config"]
+    paths += [arg.removeprefix("--config=") for arg in args if arg.startswith("--config=")]
+    if any(arg.startswith("--data.graph") for arg in args):
+        return True
+    for path in filter(lambda path: Path(path).is_file(), paths):
+        try:
+            content = yaml.safe_load(Path(path).read_text())
+        except yaml.YAMLError:  # the parser proper says what is wrong with it
+            continue
+        if isinstance(content, dict) and isinstance(content.get("data"), dict) and "graph" in content["data"]:
+            return True
+    return False

@@ -1,0 +1,117 @@
+"""`train.py fit --config configs/cora.yaml` on a small graph of its form: end to end, resumed, refused."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from neigenmaps.cli import train
+from neigenmaps.errors import CheckpointError, InputError, NotFittedError
+from neigenmaps.features import FeatureSet
+from neigenmaps.training.nodes import NodesDataModule, NodesModule, is_about_nodes
+
+CONFIG = Path(__file__).parent.parent.parent / "configs" / "cora.yaml"
+SMALL = ["--model.in_features=12", "--model.width=8", "--model.hidden=32", "--data.batch_size=64", "--model.lr=1e-2"]
+QUIET = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.logger=false"]
+
+
+@pytest.fixture(scope="module")
+def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 nodes in three blocks; features lean to the block, edges mostly stay in it."""
+    rng = np.random.default_rng(0)
+    block = np.repeat(np.arange(3), 40)
+    upper = np.triu(rng.random((120, 120)) < np.where(block[:, None] == block, 0.2, 0.02), 1)
+    features = (rng.random((120, 12)) < np.where(np.arange(12) // 4 == block[:, None], 0.5, 0.2)).astype(np.float32)
+    order = rng.permutation(120)
+    path = tmp_path_factory.mktemp("graph") / "blocks.npz"
+    np.savez(path, edges=np.argwhere(upper), x=features, labels=block, train_idx=order[:60], test_idx=order[60:])
+    return path
+
+
+def fit(graph: Path, folder: Path, patch: pytest.MonkeyPatch, *options: str) -> None:
+    patch.setattr(sys, "argv", ["train.py"])
+    run = [f"--run.root={folder}", f"--data.graph={graph}"]
+    train(["fit", "--config", str(CONFIG), *SMALL, *QUIET, *run, *options])
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_a_run_from_configuration_to_codes(
+    blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(blocks, tmp_path, monkeypatch, "--run.version=v", "--trainer.max_epochs=15")
+    run = tmp_path / "cora" / "v"
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["linear_probe"]["2"] >= 0.8  # two functions tell three blocks apart
+    assert (np.diff(summary["eigenvalues"]) <= 0).all()
+    assert "linear probe, first    2 numbers" in capsys.readouterr().out
+    features = FeatureSet.load(run / "features" / "nodes.safetensors")
+    assert features.embeddings_NF.shape == (120, summary["rank"])
+    assert (run / "provenance.json").exists()
+    assert (run / "last.ckpt").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_a_resumed_run_equals_one_that_was_not_stopped(
+    blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = ["--model.drop_features=0.2", "--run.save_every_n_epochs=1", "--run.keep_every_n_epochs=2"]
+    fit(blocks, tmp_path, monkeypatch, "--run.version=whole", "--trainer.max_epochs=4", *steps)
+    half = tmp_path / "cora" / "whole" / "epoch=1.ckpt"
+    fit(blocks, tmp_path, monkeypatch, "--run.version=rest", "--trainer.max_epochs=4", *steps, f"--ckpt_path={half}")
+    whole, rest = (torch.load(tmp_path / "cora" / name / "last.ckpt", weights_only=True) for name in ("whole", "rest"))
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(value, rest["state_dict"][name]), name
+
+
+def test_what_does_not_fit_is_said(
+    blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for options, words in (
+        (["--model.in_features=1433"], "set model.in_features to 12"),
+        (["--data.batch_size=100000"], "lower data.batch_size"),
+        ([f"--data.graph={tmp_path / 'none.npz'}"], "npz file"),
+    ):
+        with pytest.raises(SystemExit, match=words):
+            fit(blocks, tmp_path, monkeypatch, *options)
+    np.savez(tmp_path / "bare.npz", edges=np.array([[0, 1], [1, 2]]))
+    with pytest.raises(SystemExit, match="add x, one row for every node"):
+        fit(tmp_path / "bare.npz", tmp_path, monkeypatch)
+    with pytest.raises(SystemExit):
+        fit(blocks, tmp_path, monkeypatch, "--model.widht=3")
+    assert "Did you mean 'model.width'?" in capsys.readouterr().err
+
+
+def test_which_configurations_are_about_nodes(tmp_path: Path) -> None:
+    assert is_about_nodes(["fit", "--config", str(CONFIG)])
+    assert is_about_nodes(["fit", f"--config={CONFIG}"])
+    assert is_about_nodes(["fit", "--data.graph", "x.npz"])
+    assert not is_about_nodes(["fit", "--config", str(CONFIG.parent / "digits.yaml")])
+    (tmp_path / "broken.yaml").write_text("data: [")
+    assert not is_about_nodes(["fit", "--config", str(tmp_path / "broken.yaml"), "--config", "none.yaml"])
+
+
+def test_refusals_of_the_parts(blocks: Path) -> None:
+    with pytest.raises(InputError, match="batch_size"):
+        NodesDataModule(str(blocks), batch_size=1)
+    with pytest.raises(InputError, match="warmup"):
+        NodesModule(12, warmup=1.0)
+    module = NodesModule(12, width=4, hidden=8)
+    with pytest.raises(NotFittedError, match="order"):
+        module.encode(torch.zeros(2, 12))
+    with pytest.raises(CheckpointError, match="another model"):
+        module.check_checkpoint({"model_config": {}})
+
+
+def test_pairs_depend_on_seed_epoch_and_batch_alone(blocks: Path) -> None:
+    def views(seed: int) -> list[Any]:
+        data = NodesDataModule(str(blocks), batch_size=32, seed=seed)
+        data.setup()
+        return [data.on_after_batch_transfer(batch, 0)["views"] for batch in data.train_dataloader()]
+
+    for one, same, other in zip(views(0), views(0), views(1), strict=True):
+        assert torch.equal(one, same)
+        assert not torch.equal(one, other)
