@@ -60,15 +60,15 @@ def test_the_interval_widens_with_fewer_queries_and_covers_the_large_sample_answ
     def suggested(seed: int, max_queries: int) -> tuple[int, tuple[int, int]]:
         generator = np.random.default_rng(seed)
         codes = generator.standard_normal((2_000, 32), dtype=np.float32) * np.arange(1, 33, dtype=np.float32) ** -0.5
-        found = suggest_dim(codes, target=0.8, lengths=range(10, 30), max_queries=max_queries, n_resamples=300)
+        found = suggest_dim(codes, target=0.8, lengths=range(12, 30, 2), max_queries=max_queries, n_resamples=200)
         return found.dim, found.interval
 
     large = suggested(0, 400)[0]
-    few, many = [suggested(seed, 20)[1] for seed in range(1, 13)], suggested(1, 400)[1]
+    few, many = [suggested(seed, 20)[1] for seed in range(1, 11)], suggested(1, 400)[1]
     widths = [high - low for low, high in few]
     assert np.mean(widths) > many[1] - many[0]
     covered = sum(low <= large <= high for low, high in few)
-    assert covered >= 9  # of 12 at 95 %: fewer has probability 0.0002
+    assert covered >= 7  # of 10 at 95 %: fewer has probability 0.001
 
 
 def test_several_labels_and_unlabelled_rows() -> None:
@@ -89,6 +89,7 @@ def test_eigenvalues_are_summed_until_the_target() -> None:
     assert _share_reached(np.array([0.5, 0.2, 0.2, 0.1]), 0.71) == 3
     assert _share_reached(np.array([1.0, -1.0]), 0.99) == 1
     assert _shortest(np.array([0.5, 0.99, 0.2, 1.0]), (1, 2, 3, 4), 0.99) == 2
+    assert _shortest(np.array([0.6, 1.0, 0.5]), (1, 2, 3), 0.99) == 1  # the full code is the measure, not the best one
 
 
 def test_same_generator_same_answer_and_inputs_untouched() -> None:
