@@ -30,7 +30,7 @@ Metric = Literal["cosine", "inner_product"]
 Convention = Literal["all_relevant", "retrieved_only"]
 
 LARGEST_SCORES = 1 << 26  # similarities at a time, a quarter of a GiB
-LARGEST_SORT = 1 << 22  # sorted at a time: ranks are kept as 64-bit integers, several arrays of them
+LARGEST_SORT = 1 << 20  # sorted at a time: several arrays of 64-bit numbers, which should stay near the cache
 
 
 class RankingScores(NamedTuple):
@@ -320,11 +320,14 @@ def _ranked_gains(
         raise InputError("expected a gallery with labelled rows, got none: pass codes whose labels are 0 or more")
     gallery = comparable(gallery, metric)
     chunk = max(1, min(chunk, LARGEST_SCORES // len(gallery)))
-    block = max(1, LARGEST_SORT // len(gallery))
     for codes, labels in zip(queries.split(chunk), query_labels.split(chunk), strict=True):
-        scores_BN = comparable(codes, metric) @ gallery.T
-        for scores, some in zip(scores_BN.split(block), labels.split(block), strict=True):
-            yield sort_relevance(scores, _gains(some, gallery_labels))
+        yield from _ranked_chunk(comparable(codes, metric) @ gallery.T, labels, gallery_labels)
+
+
+def _ranked_chunk(scores_BN: Tensor, query_labels: Tensor, gallery_labels: Tensor) -> Iterator[Tensor]:
+    block = max(1, LARGEST_SORT // scores_BN.shape[1])
+    for scores, labels in zip(scores_BN.split(block), query_labels.split(block), strict=True):
+        yield sort_relevance(scores, _gains(labels, gallery_labels))
 
 
 def _gains(query_labels: Tensor, gallery_labels: Tensor) -> Tensor:
