@@ -29,9 +29,21 @@ def test_nothing_wrong_and_nothing_right() -> None:
 
 
 def test_better_agreement_is_never_trusted_less() -> None:
-    cosine_N = torch.cat([0.15 * normal(300, seed=0), 0.5 + 0.04 * normal(300, seed=1)]).sort().values
-    trust_N = row_trust(cosine_N, 0.15 * normal(600, seed=2)).probability_N
-    assert (trust_N[cosine_N > 0.0].diff() >= -1e-12).all()
+    """Rows far above the mean of the right ones are nearer the flat tail of chance than their own bell's."""
+    cosine_N = torch.cat([0.3 * normal(300, seed=0), 0.45 + 0.05 * normal(300, seed=1), torch.full((3,), 0.99)])
+    cosine_N = cosine_N.clamp(-0.8, 1).sort().values
+    trust_N = row_trust(cosine_N, 0.3 * normal(600, seed=2)).probability_N
+    assert (trust_N[cosine_N > 0].diff() >= -1e-12).all()
+
+
+def test_a_space_that_matches_nothing_does_not_vouch_for_itself() -> None:
+    shared = normal(400, 24, seed=0)
+    units = [torch.nn.functional.normalize(shared + 0.5 * normal(400, 24, seed=m + 1), dim=1) for m in range(3)]
+    units[1] = units[1].roll(1, dims=0)
+    order_N = torch.randperm(400, generator=torch.Generator().manual_seed(9))
+    trust_NM = consensus_trust(units, torch.ones(400, 3, dtype=torch.float64), order_N)
+    assert trust_NM[:, 1].mean() < 0.35
+    assert trust_NM[:, [0, 2]].mean() > 0.9
 
 
 def test_the_space_with_the_wrong_rows_is_the_one_distrusted() -> None:
