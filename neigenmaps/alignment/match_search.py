@@ -30,7 +30,9 @@ from neigenmaps.functional.soft_matching import (
 from neigenmaps.spectral.nearest import nearest_rows
 
 DENSE_UP_TO = 1500  # rows of each side whose every pair is scored; of larger spaces as many are sampled
-ENOUGH = 0.5  # of the pairs confirmed by others: wrong matches stay below 0.1
+ENOUGH = 0.5  # of the rows confirmed by others; wrong matches of few rows, which fall into clusters, reach 0.3
+CLEAR = 0.8  # confirmed: no other start will do better
+MORE = 2  # starts to try beyond the first with ENOUGH, which may have matched some clusters and not all
 LARGE_ROUNDS = 8
 
 
@@ -66,15 +68,20 @@ class Start(NamedTuple):
 def best_match(
     starts: Iterator[Start], views: tuple[View, ...], pinned: Pairs | None, generator: torch.Generator
 ) -> Match:
-    """Refine start after start in every view that can take it; stop at the first whose pairs others confirm."""
+    """Refine start after start in every view that can take it; stop soon after one whose pairs others confirm."""
     best: Match | None = None
+    left = MORE
     for start in starts:
         for view in views if start.pairs is not None else (start.view,):
             pairs = start.pairs if start.pairs is not None else _hardened(start, generator)
             match = _refined(view, pairs, pinned, generator)
             best = match if best is None or match.confidence > best.confidence else best
+            if best.confidence >= CLEAR:
+                return best
         if best is not None and best.confidence >= ENOUGH:
-            break
+            if not left:
+                break
+            left -= 1
     assert best is not None
     return best
 

@@ -28,6 +28,7 @@ from neigenmaps.functional.linear_maps import polar_factor
 
 SHARPNESS = 4.0  # of settled matches: exp(4 z), z the score in standard deviations
 SLOWEST, SHARPEST, N_SHARPENINGS = 0.5, 32.0, 20  # schedule of `graduated_map`, from nearly uniform to nearly hard
+N_SOFT_ROUNDS = 8  # of `refined_pairs`, from sharpness 1 to SHARPNESS
 
 
 class Pairs(NamedTuple):
@@ -86,13 +87,21 @@ def graduated_map(
 
 
 def refined_pairs(
-    x_NF: Tensor, y_MG: Tensor, pairs: Pairs, *, pinned: Pairs | None = None, n_rounds: int = 15
+    x_NF: Tensor, y_MG: Tensor, pairs: Pairs, *, pinned: Pairs | None = None, n_rounds: int = 10
 ) -> Pairs:
-    """Orthogonal map of the pairs, mutual best under it, again; until at most one pair in a thousand is new.
+    """Orthogonal map of the pairs, matches under it, again; until at most one pair in a thousand is new.
 
-    pinned: pairs that are always among them.
+    The first rounds match softly and take every match by its share, which frees pairs that agree in a few clusters only;
+    the rest take the mutual best. pinned: pairs that are always among them.
     """
     known = torch.full((len(x_NF),), -1, device=x_NF.device)
+    moment_FG = x_NF[pairs.x_P].T @ y_MG[pairs.y_P]
+    for sharpness in torch.logspace(0, 1, N_SOFT_ROUNDS, base=SHARPNESS).tolist():
+        p_NM = soft_matches(cosines(x_NF @ polar_factor(moment_FG), y_MG), sharpness, n_steps=8)
+        moment_FG = x_NF.T @ (p_NM @ y_MG)
+        if pinned is not None:
+            moment_FG = moment_FG + x_NF[pinned.x_P].T @ y_MG[pinned.y_P] / len(x_NF)
+    pairs = mutual_best(soft_matches(cosines(x_NF @ polar_factor(moment_FG), y_MG)))
     for _ in range(n_rounds):
         placed_NG = x_NF @ polar_factor(x_NF[pairs.x_P].T @ y_MG[pairs.y_P])
         found = mutual_best(soft_matches(cosines(placed_NG, y_MG)))
