@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cifar_networks import LAYERS, layer_features, narrowed, weights_of
+from cifar_networks import LAYERS, angular_graph, gram_rows, layer_features, weights_of
 from multiway_data import lossless_images, resnet_features
 from safetensors.torch import load_file
 from torch import Tensor
@@ -55,10 +55,11 @@ def bases_of(data: Path, cache: Path, seed: int, rows: slice) -> dict[int, list[
     if not place.exists():
         bases: dict[int, list[Eigenbasis]] = {n_neighbors: [] for n_neighbors in NEIGHBORS}
         for x_NF in layer_features(weights_of(data, seed), lossless_images(data, "train")[0][rows]):
-            x_NN = narrowed(x_NF)
             for n_neighbors, layers in bases.items():
-                graph = neighbor_graph(x_NN, n_neighbors)
+                graph = angular_graph(x_NF, n_neighbors)
                 layers.append(laplacian_eigenbasis(graph, max(FUNCTIONS) + 1, solver="arpack"))
+        by_package = neighbor_graph(x_NF, n_neighbors).adjacency  # of the pool, the narrowest layer
+        assert abs(graph - by_package).max() < 1e-4, "not the graph of the package"
         torch.save(bases, place)
         print(f"{time.process_time():.0f} s: graphs of network {seed}, images {rows.start}-{rows.stop - 1}", flush=True)
     loaded: dict[int, list[Eigenbasis]] = torch.load(place, weights_only=False)  # written by this script
@@ -180,7 +181,7 @@ def run(data: Path, cache: Path) -> dict[str, Any]:
     images = lossless_images(data, "train")[0][REPORT]
     for name, (measure, n_rows) in RIVALS.items():
         features = {
-            seed: [narrowed(x_NF) for x_NF in layer_features(weights_of(data, seed), images[:n_rows])] for seed in ALL
+            seed: [gram_rows(x_NF) for x_NF in layer_features(weights_of(data, seed), images[:n_rows])] for seed in ALL
         }
         tables = rival_tables(features, measure)
         rows[name] = accuracies(tables)
