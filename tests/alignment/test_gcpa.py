@@ -147,6 +147,9 @@ def test_validation_rows_take_the_place_of_folds(gap: tuple[Spaces, Spaces]) -> 
     assert aligner.corrector_ != "none"
     shuffled = few | {"m3": few["m3"].flip(0)}
     assert GCPA().fit(train, validation=shuffled).corrector_ == "none"
+    backwards = GCPA().fit(train, validation=dict(reversed(few.items())))
+    assert backwards.scores_ == pytest.approx(aligner.scores_)
+    assert aligner.scores_["model_ridge"] > aligner.scores_["shared_ridge"]
     with pytest.raises(UnknownNameError, match="m9"):
         GCPA().fit(train, validation={"m1": unseen["m1"], "m9": unseen["m1"]})
     with pytest.raises(ShapeError, match="width 32"):
@@ -166,6 +169,16 @@ def test_a_newcomer_leaves_every_map_as_it_was(rung: str) -> None:
     added = rank1(aligner, unseen)
     assert added == pytest.approx(rank1(aligner.refit(), unseen), abs=0.05)
     assert aligner.names_ == ("m0", "m1", "m2", "m3")
+
+
+def test_a_copy_of_a_known_space_joins_where_it_is(gap: tuple[Spaces, Spaces]) -> None:
+    train, unseen = gap
+    aligner = GCPA("agreement", ridge=0.01, shrinkage=0.01).fit(train)
+    aligner.add("copy", train["m2"] @ rotation(32, seed=4))
+    codes = aligner.transform(unseen["m2"], source="m2")
+    copies = aligner.transform(unseen["m2"] @ rotation(32, seed=4), source="copy")
+    assert F.cosine_similarity(copies, codes, dim=1).mean() > 0.95  # not 1: the copy agrees with m2 as well
+    assert copies.norm() == pytest.approx(codes.norm(), rel=0.1)
 
 
 def test_missing_rows_are_not_read(small: Spaces) -> None:
