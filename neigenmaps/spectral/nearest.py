@@ -1,4 +1,4 @@
-"""Nearest rows of one set to the rows of another: faiss on the CPU, blocks of a matrix product on other devices.
+"""Nearest rows of one set to the rows of another: faiss for narrow rows on the CPU, blocks of a matrix product else.
 
 Both compare by |x|^2 + |y|^2 - 2xy in float32, which loses the digits of near neighbours. So the rows are centred, a few
 more candidates than asked for are fetched, and their distances are computed again from differences; where candidates
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from neigenmaps.errors import InputError, NonFiniteError, ShapeError
-from neigenmaps.spectral.neighbors import CHUNK_ELEMENTS, SLACK, brute_force
+from neigenmaps.spectral.neighbors import CACHE_ELEMENTS, CHUNK_ELEMENTS, SLACK, best_by_blocks, brute_force
 
 WIDEST = 16 * SLACK  # candidates beyond k; where these are not enough, all rows are
 
@@ -74,18 +74,8 @@ def _candidates(query_QF: Tensor, rows_NF: Tensor, m: int) -> Tensor:
     return best_by_blocks(query_QF.float(), rows_NF.float(), m)
 
 
-def best_by_blocks(query_QF: Tensor, rows_NF: Tensor, m: int) -> Tensor:
-    """Indices (Q, m) of the nearest rows, as good as float32 tells, by blocks of queries."""
-    half_square_N = rows_NF.square().sum(1) / 2
-    found = []
-    for part_BF in query_QF.split(max(1, 4 * CHUNK_ELEMENTS // len(rows_NF))):
-        score_BN = torch.addmm(half_square_N, part_BF, rows_NF.mT, alpha=-1)  # the query's own norm changes no order
-        found.append(score_BN.topk(m, dim=1, largest=False).indices)
-    return torch.cat(found)
-
-
 def _distances(query_QF: Tensor, rows_NF: Tensor, index_QM: Tensor) -> Tensor:
-    step = max(1, CHUNK_ELEMENTS // (index_QM.shape[1] * rows_NF.shape[1]))
+    step = max(1, CACHE_ELEMENTS // (index_QM.shape[1] * rows_NF.shape[1]))
     parts = zip(query_QF.split(step), index_QM.split(step), strict=True)
     return torch.cat([(rows_NF[index_BM] - part_BF[:, None]).norm(dim=2) for part_BF, index_BM in parts])
 

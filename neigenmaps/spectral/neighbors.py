@@ -1,8 +1,9 @@
 """Nearest neighbours of the rows of a point cloud, the row itself left out; the one place that searches with faiss.
 
-faiss computes in float32 and by |x|^2 + |y|^2 - 2xy, which loses the digits of near neighbours far from the origin.
+Candidates are found in float32 and by |x|^2 + |y|^2 - 2xy, which loses the digits of near neighbours far from the origin.
 So the rows are centred first, a few more candidates than asked for are fetched, and their distances are computed again
-from differences, in the precision of the data.
+from differences, in the precision of the data. All pairs of wide rows are compared by blocks of a matrix product, twice
+as fast as faiss does it; narrow rows, and approximate search, are faiss's.
 
 Letters: N rows, Q queries, F feature width, K neighbours.
 """
@@ -26,11 +27,15 @@ if TYPE_CHECKING:
 Metric = Literal["angular", "euclidean"]
 Method = Literal["auto", "exact", "approximate"]
 
-EXACT_UP_TO = 50_000  # rows; beyond, comparing all pairs takes longer than building a small-world graph
-SLACK = 4  # candidates beyond K that let the exact distances correct faiss's order
-LINKS = 32  # per node of the small-world graph (HNSW) that the approximate search walks
+EXACT_UP_TO = 20_000  # rows; beyond, comparing all pairs takes several times as long as looking into near cells
+SLACK = 4  # candidates beyond K that let the exact distances correct the first order
+WIDE = (
+    64  # columns from which a matrix product beats faiss; and to which wider rows are projected for approximate search
+)
+PROBES = 32  # cells of the inverted file (IVF) that an approximate search looks into
 RECALL_SAMPLE = 200  # rows whose exact neighbours tell the recall of an approximate search
 CHUNK_ELEMENTS = 1 << 23  # of the largest temporary array
+CACHE_ELEMENTS = 1 << 20  # of temporaries that are read three times: they must stay near the processor
 
 
 class PointCloud(NamedTuple):
@@ -95,9 +100,9 @@ def point_cloud(X: Array, metric: Metric) -> PointCloud:
 def nearest_neighbors(cloud: PointCloud, n_neighbors: int, method: Method = "auto") -> Neighbors:
     """The `n_neighbors` rows nearest to each row.
 
-    method: "exact" compares all pairs; "approximate" walks a small-world graph (HNSW; with several threads two runs may
-        differ in a few edges), and measures its recall against exact neighbours of a sample; "auto" is exact up to
-        50,000 rows. Equal distances go to the lower index.
+    method: "exact" compares all pairs; "approximate" looks into the nearest cells of a clustering (IVF), rows wider than 64
+        projected to their leading principal components for it, and measures its recall against exact neighbours of a
+        sample; "auto" is exact up to 20,000 rows. Equal distances go to the lower index.
     Raises InputError unless 1 <= n_neighbors < N.
     """
     n_rows = len(cloud.rows_NF)
@@ -110,10 +115,10 @@ def nearest_neighbors(cloud: PointCloud, n_neighbors: int, method: Method = "aut
     if method == "exact" or (method == "auto" and n_rows <= EXACT_UP_TO):
         index, distances = _select(cloud, np.arange(n_rows), brute_force(points, points, n_candidates), n_neighbors)
         return Neighbors(index, distances, recall=1.0)
-    candidates = _small_world(points, n_candidates)
-    short = (candidates < 0).any(axis=1)  # the walk met too few rows
+    candidates = _in_near_cells(points, min(n_rows, n_candidates + n_neighbors // 2))
+    short = (candidates < 0).any(axis=1)  # the cells held too few rows
     if short.any():
-        candidates[short] = brute_force(points[short], points, n_candidates)
+        candidates[short] = brute_force(points[short], points, candidates.shape[1])
     index, distances = _select(cloud, np.arange(n_rows), candidates, n_neighbors)
     sample = np.unique(np.linspace(0, n_rows - 1, RECALL_SAMPLE).astype(np.int64))
     _, exact = _select(cloud, sample, brute_force(points[sample], points, n_candidates), n_neighbors)
@@ -123,14 +128,26 @@ def nearest_neighbors(cloud: PointCloud, n_neighbors: int, method: Method = "aut
 
 def brute_force(queries: NDArray[np.float32], points: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     """Indices (Q, k) of the nearest points, all pairs compared."""
+    if points.shape[1] >= WIDE:
+        return best_by_blocks(torch.from_numpy(queries), torch.from_numpy(points), k).numpy()
     index: NDArray[np.int64] = _faiss().knn(queries, points, k)[1]
     return index
+
+
+def best_by_blocks(query_QF: Tensor, rows_NF: Tensor, k: int) -> Tensor:
+    """Indices (Q, k) of the nearest rows, as good as their precision tells, by blocks of queries, on the data's device."""
+    half_square_N = rows_NF.square().sum(1) / 2
+    found = []
+    for part_BF in query_QF.split(max(1, 4 * CHUNK_ELEMENTS // len(rows_NF))):
+        score_BN = torch.addmm(half_square_N, part_BF, rows_NF.mT, alpha=-1)  # the query's own norm changes no order
+        found.append(score_BN.topk(k, dim=1, largest=False).indices)
+    return torch.cat(found)
 
 
 def distances_to(cloud: PointCloud, rows: NDArray[Any], index_QK: NDArray[np.int64]) -> NDArray[np.float64]:
     """Distances (Q, K) from each of `rows`, already placed, to the points it lists; from differences, by chunks."""
     distances = np.empty(index_QK.shape)
-    step = max(1, CHUNK_ELEMENTS // max(1, index_QK.shape[1] * rows.shape[1]))
+    step = max(1, CACHE_ELEMENTS // max(1, index_QK.shape[1] * rows.shape[1]))
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
         difference = (cloud.rows_NF[index_QK[part]] - rows[part, None]) / cloud.spread
@@ -152,13 +169,26 @@ def _select(
     return index, distances
 
 
-def _small_world(points: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    index = _faiss().IndexHNSWFlat(points.shape[1], LINKS)
-    index.hnsw.efConstruction = 2 * LINKS + 16
-    index.hnsw.efSearch = max(64, 2 * k)
+def _in_near_cells(points: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Candidates (N, k) from the nearest cells of an inverted file; -1 where these hold fewer."""
+    faiss, n_rows = _faiss(), len(points)
+    if points.shape[1] > WIDE:
+        points = _leading_components(points)
+    n_cells = max(1, min(n_rows // 40, round(4 * n_rows**0.5)))
+    index = faiss.IndexIVFFlat(faiss.IndexFlatL2(points.shape[1]), points.shape[1], n_cells)
+    index.cp.niter, index.cp.max_points_per_centroid, index.cp.seed = 8, 64, 0
+    index.nprobe = min(PROBES, n_cells)
+    index.train(points)
     index.add(points)
     found: NDArray[np.int64] = index.search(points, k)[1]
     return found
+
+
+def _leading_components(points: NDArray[np.float32]) -> NDArray[np.float32]:
+    sample = points[:: max(1, len(points) // 20_000)].astype(np.float64)
+    axes = np.linalg.eigh(sample.T @ sample)[1][:, -WIDE:]
+    projected: NDArray[np.float32] = points @ axes.astype(np.float32)
+    return projected
 
 
 def _checked(X: Array, metric: Metric) -> tuple[Tensor, type[Any]]:

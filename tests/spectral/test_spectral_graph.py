@@ -193,7 +193,7 @@ def test_recall_falls_where_the_search_is_poor(monkeypatch: pytest.MonkeyPatch) 
         found[:5] = -1
         return found
 
-    monkeypatch.setattr("neigenmaps.spectral.neighbors._small_world", careless)
+    monkeypatch.setattr("neigenmaps.spectral.neighbors._in_near_cells", careless)
     poor = nearest_neighbors(point_cloud(cloud(500), "euclidean"), 5, "approximate")
     assert poor.recall < 0.2
     assert (poor.index_NK[:5] == nearest_neighbors(point_cloud(cloud(500), "euclidean"), 5).index_NK[:5]).all()
