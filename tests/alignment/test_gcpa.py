@@ -178,7 +178,7 @@ def test_a_copy_of_a_known_space_joins_where_it_is(gap: tuple[Spaces, Spaces]) -
     codes = aligner.transform(unseen["m2"], source="m2")
     copies = aligner.transform(unseen["m2"] @ rotation(32, seed=4), source="copy")
     assert F.cosine_similarity(copies, codes, dim=1).mean() > 0.95  # not 1: the copy agrees with m2 as well
-    assert copies.norm() == pytest.approx(codes.norm(), rel=0.1)
+    assert copies.norm().item() == pytest.approx(codes.norm().item(), rel=0.1)
 
 
 def test_missing_rows_are_not_read(small: Spaces) -> None:
