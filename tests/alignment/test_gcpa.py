@@ -172,12 +172,14 @@ def test_a_newcomer_leaves_every_map_as_it_was(rung: str) -> None:
 
 
 def test_a_copy_of_a_known_space_joins_where_it_is(gap: tuple[Spaces, Spaces]) -> None:
+    """Nearly: its own correction agrees with m2 as well, that of m2 with the others only."""
     train, unseen = gap
-    aligner = GCPA("agreement", ridge=0.01, shrinkage=0.01).fit(train)
-    aligner.add("copy", train["m2"] @ rotation(32, seed=4))
+    turn = rotation(32, seed=4)
+    aligner = GCPA("agreement", ridge=0.01, shrinkage=0.1).fit(train)
+    aligner.add("copy", train["m2"] @ turn)
     codes = aligner.transform(unseen["m2"], source="m2")
-    copies = aligner.transform(unseen["m2"] @ rotation(32, seed=4), source="copy")
-    assert F.cosine_similarity(copies, codes, dim=1).mean() > 0.95  # not 1: the copy agrees with m2 as well
+    copies = aligner.transform(unseen["m2"] @ turn, source="copy")
+    assert F.cosine_similarity(copies, codes, dim=1).mean() > 0.98
     assert copies.norm().item() == pytest.approx(codes.norm().item(), rel=0.1)
 
 
