@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neigenmaps.functional.soft_matching import SHARPNESS, soft_matches
+from neigenmaps.functional.soft_matching import settled_matches, settled_sharpness
 from neigenmaps.spectral.nearest import nearest_rows
 
 DENSE_PAIRS = 3000**2  # scores that are held at once; beyond, only near rows compete
@@ -35,7 +35,7 @@ def correspondences_of(placed_NG: Tensor, y_MG: Tensor) -> Correspondences:
     n_x, n_y = len(placed_NG), len(y_MG)
     placed_NG, y_MG = F.normalize(placed_NG, dim=1), F.normalize(y_MG, dim=1)
     if n_x * n_y <= DENSE_PAIRS:
-        p_NM = soft_matches(placed_NG @ y_MG.T)
+        p_NM = settled_matches(placed_NG @ y_MG.T)
         score_N, index_N = (p_NM / p_NM.sum(dim=1, keepdim=True)).max(dim=1)
         own_N = torch.arange(n_x, device=index_N.device)
         return Correspondences(index_N, score_N, p_NM.argmax(dim=0)[index_N] == own_N)
@@ -54,7 +54,11 @@ def _among_near_rows(placed_NG: Tensor, y_MG: Tensor) -> Correspondences:
     score_E = torch.cat([(placed_NG[x] * y_MG[y]).sum(dim=1) for x, y in parts])
     # a row's scores with random rows have this spread; among near rows it would be far too small
     spread = (placed_NG.square().mean(0) * y_MG.var(0)).sum().sqrt()
-    kernel_E = ((score_E - score_E.max()) * (SHARPNESS / spread)).double().exp().clamp_min(1e-280)
+    first_N, first_M = there_Nk[:, 0], back_Mk[:, 0]
+    x_P = torch.nonzero(first_M[first_N] == torch.arange(n_x, device=y_MG.device))[:, 0]
+    sharpness = settled_sharpness((placed_NG[x_P] * y_MG[first_N[x_P]]).sum(dim=1), spread)
+    highest_N = score_E.new_full((n_x,), -torch.inf).scatter_reduce_(0, row_x, score_E, "amax")
+    kernel_E = ((score_E - highest_N[row_x]) * (sharpness / spread)).double().exp().clamp_min(1e-280)
     v_M = kernel_E.new_ones(n_y)
     u_N = kernel_E.new_ones(n_x)
     for _ in range(20):

@@ -71,9 +71,10 @@ class LatentFunctionalMap:
     n_starts: soft assignments to try, at most, per view. random_state: of their noise.
 
     Fitted: functional_map_ (L, K), coefficients on X to coefficients on Y. confidence_: share of rows whose match is a
-    mutual nearest neighbour under a map fitted to other pairs: near 0 for wrong matches, up to 0.3 on a few hundred rows in clusters. pairs_: rows
-    of X and of Y, mutual best matches. anchor_inliers_ (P,): anchors that agree with the rest, None without anchors.
-    basis_x_, basis_y_, graph_x_, graph_y_. matched_in_: "ambient" or "spectral". map_, inverse_map_: of points.
+    mutual nearest neighbour under a map fitted to other pairs: near 0 for wrong matches, up to 0.3 on a few hundred rows
+    in clusters. pairs_: rows of X and of Y, mutual best matches. anchor_inliers_ (P,): anchors that agree with the rest,
+    None without anchors. basis_x_, basis_y_, graph_x_, graph_y_. matched_in_: "ambient" or "spectral". map_,
+    inverse_map_: of points.
     """
 
     def __init__(
@@ -248,7 +249,7 @@ class LatentFunctionalMap:
         known = anchors is not None or classes is not None
         for trial in range(self.n_starts):
             for view in (ambient, spectral):
-                chosen = self._subset(anchors, trial, generator) if self.robust else anchors
+                chosen = self._subset(view, anchors, trial, generator) if self.robust else anchors
                 pinned = None if self.robust else anchors
                 moment_FG = _known_moment(view, chosen, classes)
                 noise_FG = torch.randn(moment_FG.shape, generator=generator, dtype=torch.float64).to(moment_FG)
@@ -300,13 +301,16 @@ class LatentFunctionalMap:
         x_NP, y_MP = (torch.cat([pair[side].to(ambient.x_NF.device) for pair in found], dim=1) for side in (0, 1))
         return _standardised(x_NP), _standardised(y_MP)
 
-    def _subset(self, anchors: Pairs | None, trial: int, generator: torch.Generator) -> Pairs | None:
-        """All anchors first, then halves, then triples, which are free of wrong ones more often."""
-        if anchors is None or trial == 0:
+    def _subset(self, view: View, anchors: Pairs | None, trial: int, generator: torch.Generator) -> Pairs | None:
+        """The half that agrees best, then all, then triples at random, those that agree more often."""
+        if anchors is None or trial == 1:
             return anchors
         n = len(anchors.x_P)
-        size = min(n, max(3, n // 2) if trial % 2 else 3)
-        chosen = torch.randperm(n, generator=generator)[:size].to(anchors.x_P.device)
+        agreement_P = _agreement(view, anchors)
+        if trial == 0:
+            chosen = agreement_P.topk(min(n, max(3, n // 2))).indices
+        else:
+            chosen = torch.multinomial(agreement_P.cpu(), min(n, 3), generator=generator).to(agreement_P.device)
         return Pairs(anchors.x_P[chosen], anchors.y_P[chosen])
 
     def _settle(self, match: Match, x_NF: Tensor, y_MG: Tensor, anchors: Pairs | None) -> None:
@@ -366,6 +370,17 @@ def _known_moment(view: View, anchors: Pairs | None, classes: tuple[Tensor, Tens
         means = view.x_NF.T @ (x_NC / x_NC.sum(dim=0)) * share_C, view.y_MG.T @ (y_MC / y_MC.sum(dim=0))
         moment_FG = moment_FG + means[0] @ means[1].T
     return moment_FG / moment_FG.norm().clamp_min(1e-12)
+
+
+def _agreement(view: View, anchors: Pairs) -> Tensor:
+    """How well each anchor fits the others, above 0: first eigenvector of exp(-(cos_x - cos_y)^2 / mean square).
+
+    Right anchors keep their angles with each other, a wrong one with few (Leordeanu & Hebert 2005). (P,), of sum 1.
+    """
+    x_PF, y_PG = view.x_NF[anchors.x_P].double(), view.y_MG[anchors.y_P].double()
+    square_PP = (cosines(x_PF, x_PF) - cosines(y_PG, y_PG)).square()
+    kept_PP = torch.exp(-2 * square_PP / square_PP.mean().clamp_min(1e-12))
+    return F.normalize(torch.linalg.eigh(kept_PP).eigenvectors[:, -1].abs() + 1e-6, p=1, dim=0)
 
 
 def _standardised(functions_NP: Tensor) -> Tensor:

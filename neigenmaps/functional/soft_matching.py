@@ -26,8 +26,9 @@ from torch import Tensor
 from neigenmaps.errors import InputError, ShapeError
 from neigenmaps.functional.linear_maps import polar_factor
 
-SHARPNESS = 4.0  # of settled matches: exp(4 z), z the score in standard deviations
+SHARPNESS = 4.0  # least of settled matches: exp(4 z), z the score in standard deviations
 SLOWEST, SHARPEST, N_SHARPENINGS = 0.5, 32.0, 20  # schedule of `graduated_map`, from nearly uniform to nearly hard
+SHARPEST_SETTLED = 64.0
 N_SOFT_ROUNDS = 8  # of `refined_pairs`, from sharpness 1 to SHARPNESS
 
 
@@ -54,6 +55,23 @@ def soft_matches(scores_NM: Tensor, sharpness: float = SHARPNESS, n_steps: int =
         u_N = 1 / (n_x * (kernel_NM @ v_M).clamp_min(least))
         v_M = 1 / (n_y * (u_N @ kernel_NM).clamp_min(least))
     return kernel_NM.mul_(u_N[:, None]).mul_(v_M)
+
+
+def settled_matches(cosines_NM: Tensor) -> Tensor:
+    """`soft_matches` of an almost right map, as sharp as the noise allows.
+
+    Unit rows whose right partners have cosine c differ by 2 (1 - c) in all, spread over about 1 / var(s) directions;
+    the logarithm of a Gaussian of that width is s / (2 (1 - c) var(s)). c is the median over mutual best rows.
+    """
+    return soft_matches(cosines_NM, settled_sharpness(cosines_NM[mutual_best(cosines_NM)], cosines_NM.std()))
+
+
+def settled_sharpness(matched_P: Tensor, deviation: Tensor) -> float:
+    """1 / (2 (1 - median) std), in 4..64: from cosines of mutual best rows and the deviation of all cosines."""
+    if not len(matched_P):
+        return SHARPNESS
+    width = 2 * (1 - matched_P.median()) * deviation
+    return float((1 / width.clamp_min(1e-6)).clamp(SHARPNESS, SHARPEST_SETTLED))
 
 
 def mutual_best(scores_NM: Tensor) -> Pairs:
@@ -101,10 +119,10 @@ def refined_pairs(
         moment_FG = x_NF.T @ (p_NM @ y_MG)
         if pinned is not None:
             moment_FG = moment_FG + x_NF[pinned.x_P].T @ y_MG[pinned.y_P] / len(x_NF)
-    pairs = mutual_best(soft_matches(cosines(x_NF @ polar_factor(moment_FG), y_MG)))
+    pairs = mutual_best(settled_matches(cosines(x_NF @ polar_factor(moment_FG), y_MG)))
     for _ in range(n_rounds):
         placed_NG = x_NF @ polar_factor(x_NF[pairs.x_P].T @ y_MG[pairs.y_P])
-        found = mutual_best(soft_matches(cosines(placed_NG, y_MG)))
+        found = mutual_best(settled_matches(cosines(placed_NG, y_MG)))
         pairs = pinned_among(found, pinned)
         before, known = known, torch.full_like(known, -1).index_copy(0, pairs.x_P, pairs.y_P)
         if (before != known).double().mean() <= 1e-3:
