@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import scipy.sparse as sp
 import torch
 from cifar_networks import LAYERS, angular_graph, gram_rows, layer_features, weights_of
 from multiway_data import lossless_images, resnet_features
@@ -59,7 +60,8 @@ def bases_of(data: Path, cache: Path, seed: int, rows: slice) -> dict[int, list[
                 graph = angular_graph(x_NF, n_neighbors)
                 layers.append(laplacian_eigenbasis(graph, max(FUNCTIONS) + 1, solver="arpack"))
         by_package = neighbor_graph(x_NF, n_neighbors).adjacency  # of the pool, the narrowest layer
-        assert abs(graph - by_package).max() < 1e-4, "not the graph of the package"
+        apart = sp.linalg.norm(graph - by_package) / sp.linalg.norm(by_package)  # last neighbours may tie in float32
+        assert apart < 1e-3, "not the graph of the package"
         torch.save(bases, place)
         print(f"{time.process_time():.0f} s: graphs of network {seed}, images {rows.start}-{rows.stop - 1}", flush=True)
     loaded: dict[int, list[Eigenbasis]] = torch.load(place, weights_only=False)  # written by this script
