@@ -243,3 +243,14 @@ def test_memory_does_not_grow_with_rows() -> None:
     aligner = GPA().fit([rows, rows.clone()])
     assert aligner._rows is not None
     assert aligner._rows.spaces[0].data_ptr() == rows.data_ptr()
+
+
+def test_a_newcomer_hears_every_space_at_its_standardised_size() -> None:
+    spaces = turned(200, 6, "abcd", noise=1.0)
+    loud = {**spaces, "b": 100 * spaces["b"]}
+    found = []
+    for some in (spaces, loud):
+        aligner = GPA(tolerance=1e-14).fit({name: some[name] for name in "abc"})
+        aligner.add("d", some["d"])
+        found.append(aligner.translate(some["d"], source="d", target="a"))
+    assert torch.allclose(found[0], found[1], atol=1e-6)
