@@ -7,7 +7,8 @@
 Studies: `table` (all methods, Rank-1 with bootstrap intervals on shared draws of rows), `noise` (25, 50 and 75 % of the
 training rows of three models permuted; validation rows stay right), `add` (the last model joins afterwards, against
 fitting all), `joining` (one pair of models while others join). Hyper-parameters are chosen on the data set's validation
-rows, or else on training rows held out; never on test rows. Writes `results/multiway.json` with provenance and `results/multiway.md`.
+rows, or else on training rows held out; never on test rows. Writes `results/multiway.json` with
+provenance, and `results/multiway.md`.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ SETS: dict[str, Callable[[Path], MatchedSpaces]] = {
     "sib200_10": lambda folder: sib200(folder, 0, SIB_LANGUAGES[10]),
     "cifar": lambda folder: cifar_networks(folder, n_train=5000),
 }
-NOISY = {"sib200_5": ("eng_Latn", "spa_Latn", "fra_Latn")}
+NOISY = {"sib200_5": ("eng_Latn", "spa_Latn", "fra_Latn"), "cifar": ("resnet20", "resnet32", "resnet44")}
 ADDING = ("multi30k", "sib200_5", "cifar")
 JOINING = {"sib200_10": ("heb_Hebr", "kor_Hang"), "cifar": ("resnet20", "resnet8_mlperf_tiny")}
 
