@@ -149,7 +149,7 @@ def report(record: dict[str, Any], folder: Path) -> None:
                          folder / "lfm_robustness_shift_maps.png", columns=7)  # fmt: skip
     rows = {name: torch.tensor(values) for name, values in shift["rows"].items()}
     plot_distortion(rows["places"], rows["x"], rows["y"], folder / "lfm_robustness_rows.png",
-                    names=("before", f"class 0 moved by {PICTURED_SHIFT:g}"))  # fmt: skip
+                    names=("lost of X", f"lost of Y, its class 0 moved by {PICTURED_SHIFT:g}"))  # fmt: skip
     print("\n".join(lines))
 
 
@@ -174,11 +174,11 @@ def main() -> None:
 
 
 def _rounded(value: Any) -> Any:
-    """Five digits are enough for maps and rows, and keep the file small."""
+    """Five digits of scores, three of maps and rows: they are only drawn, and the file stays small."""
     if isinstance(value, dict):
         return {name: _rounded(part) for name, part in value.items()}
     if isinstance(value, list):
-        return [_rounded(part) for part in value]
+        return [round(part, 3) if isinstance(part, float) else _rounded(part) for part in value]
     return round(value, 5) if isinstance(value, float) else value
 
 
