@@ -26,7 +26,7 @@ from torch import Tensor
 
 from neigenmaps.alignment.correspondence import Correspondences, correspondences_of
 from neigenmaps.alignment.known_rows import anchor_pairs, checked_rows, common_classes, labelled_rows
-from neigenmaps.alignment.match_search import ENOUGH, Match, Start, View, best_match
+from neigenmaps.alignment.match_search import ENOUGH, Match, Start, View, best_match, sampled_rows
 from neigenmaps.errors import AlignmentWarning, InputError, NotFittedError, ShapeError
 from neigenmaps.functional.functional_map import MapTerms, MapWeights, laplacian_mask, solve_functional_map
 from neigenmaps.functional.linear_maps import AffineMap, orthogonal_map, ridge_map
@@ -245,7 +245,7 @@ class LatentFunctionalMap:
         generator: torch.Generator,
     ) -> Iterator[Start]:
         """Functional maps from what is known, then soft assignments from what is known, then with noise."""
-        yield from self._functional_starts(ambient, anchors, classes)
+        yield from self._functional_starts(ambient, anchors, classes, generator)
         known = anchors is not None or classes is not None
         for trial in range(self.n_starts):
             for view in (ambient, spectral):
@@ -257,7 +257,11 @@ class LatentFunctionalMap:
                 yield Start(view, moment_FG=moment_FG + share * noise_FG / noise_FG.norm(), pinned=pinned)
 
     def _functional_starts(
-        self, ambient: View, anchors: Pairs | None, classes: tuple[Tensor, Tensor] | None
+        self,
+        ambient: View,
+        anchors: Pairs | None,
+        classes: tuple[Tensor, Tensor] | None,
+        generator: torch.Generator,
     ) -> Iterator[Start]:
         functions_x, functions_y = self._descriptors(ambient, anchors, classes)
         phi_x_NK, phi_y_ML = _functions(self.basis_x_), _functions(self.basis_y_)
@@ -268,6 +272,8 @@ class LatentFunctionalMap:
         terms = MapTerms(a_KP, b_LP, scale * mask_LK, weights=self.weights)
         first_L = torch.eye(self.n_eigenvectors, dtype=a_KP.dtype, device=a_KP.device)[0]
         c_LK = solve_functional_map(terms, first_column_L=first_L)
+        y_rows = sampled_rows(ambient.y_MG, None, generator)  # as many as determine C; their matches are among all of X
+        phi_y_ML = phi_y_ML[y_rows]
         for size in START_SIZES:
             if size > self.n_eigenvectors:
                 break
@@ -278,8 +284,7 @@ class LatentFunctionalMap:
                 refined_LK = icp(c_LK[:size, :size], phi_x_NK[:, :size], phi_y_ML[:, :size], nearest=_nearest)
             k_y, k_x = refined_LK.shape
             x_row_of_y_M = rows_from_map(refined_LK, phi_x_NK[:, :k_x], phi_y_ML[:, :k_y], _nearest)
-            own_M = torch.arange(len(x_row_of_y_M), device=x_row_of_y_M.device)
-            yield Start(ambient, pairs=Pairs(x_row_of_y_M, own_M))
+            yield Start(ambient, pairs=Pairs(x_row_of_y_M, y_rows))
 
     def _descriptors(
         self, ambient: View, anchors: Pairs | None, classes: tuple[Tensor, Tensor] | None

@@ -90,8 +90,8 @@ def _hardened(start: Start, generator: torch.Generator) -> Pairs:
     """Pairs of a graduated assignment; in large spaces between sampled rows, whose map then matches other rows."""
     view, pinned = start.view, start.pinned
     assert start.moment_FG is not None
-    x_rows = _sampled(view.x_NF, None if pinned is None else pinned.x_P, generator)
-    y_rows = _sampled(view.y_MG, None if pinned is None else pinned.y_P, generator)
+    x_rows = sampled_rows(view.x_NF, None if pinned is None else pinned.x_P, generator)
+    y_rows = sampled_rows(view.y_MG, None if pinned is None else pinned.y_P, generator)
     x_SF, y_SG = view.x_NF[x_rows], view.y_MG[y_rows]
     if pinned is not None:  # sampled first
         first_P = torch.arange(len(pinned.x_P), device=x_SF.device)
@@ -103,7 +103,7 @@ def _hardened(start: Start, generator: torch.Generator) -> Pairs:
     return Pairs(x_rows[found.x_P], y_rows[found.y_P])
 
 
-def _sampled(rows_NF: Tensor, first_P: Tensor | None, generator: torch.Generator) -> Tensor:
+def sampled_rows(rows_NF: Tensor, first_P: Tensor | None, generator: torch.Generator) -> Tensor:
     """Row numbers: those in `first_P`, then others at random, up to DENSE_UP_TO."""
     order_N = torch.randperm(len(rows_NF), generator=generator).to(rows_NF.device)
     if first_P is not None:
@@ -137,7 +137,7 @@ def _orthogonal(view: View, pairs: Pairs) -> Tensor:
 
 def _matched_sample(view: View, q_FG: Tensor, generator: torch.Generator, sample_S: Tensor | None = None) -> Pairs:
     """Sampled rows of X with the rows of Y that are their mutual nearest neighbours among all rows."""
-    sample_S = _sampled(view.x_NF, None, generator) if sample_S is None else sample_S
+    sample_S = sampled_rows(view.x_NF, None, generator) if sample_S is None else sample_S
     placed_NG, y_MG = F.normalize(view.x_NF @ q_FG, dim=1), F.normalize(view.y_MG, dim=1)
     found_S = nearest_rows(placed_NG[sample_S], y_MG, exact=False).index_Qk[:, 0]
     back_S = nearest_rows(y_MG[found_S], placed_NG, exact=False).index_Qk[:, 0]
@@ -147,7 +147,7 @@ def _matched_sample(view: View, q_FG: Tensor, generator: torch.Generator, sample
 
 def _confirmed(view: View, one: Pairs, other: Pairs, generator: torch.Generator) -> float:
     """Share of new rows whose mutual nearest neighbour is the same under maps of two separate sets of pairs."""
-    sample_S = _sampled(view.x_NF, None, generator)[: DENSE_UP_TO // 2]
+    sample_S = sampled_rows(view.x_NF, None, generator)[: DENSE_UP_TO // 2]
     partner = []
     for pairs in (one, other):
         found = _matched_sample(view, _orthogonal(view, pairs), generator, sample_S)
