@@ -14,6 +14,7 @@ from neigenmaps.data import DatasetSplits
 from neigenmaps.errors import NeigenmapsError
 from neigenmaps.evaluation import code_lengths
 from neigenmaps.evaluation.comparison import RITZ, compare_lengths
+from neigenmaps.evaluation.convergence import read_alignments
 from neigenmaps.evaluation.linear_probe import linear_probe_accuracy
 from neigenmaps.features import FeatureSet, fingerprint_rows
 from neigenmaps.files import whole_file
@@ -25,6 +26,7 @@ from neigenmaps.reporting import (
     plot_truncation,
     truncation_table,
 )
+from neigenmaps.reporting.run_report import report_run
 from neigenmaps.training import EigenmapCLI, ViewsDataModule
 from neigenmaps.training.nodes import NodesCLI, NodesDataModule, NodesModule, is_about_nodes
 
@@ -112,9 +114,14 @@ def finish_run(model: NeuralEigenmapModel, data: ViewsDataModule, folder: Path, 
         plot_truncation(curves, folder / "truncation.png")
         console.print(truncation_table(curves))
     console.print(eigenvalue_table(model.eigenvalues.cpu()))
+    if alignments := read_alignments(folder / "alignment"):
+        summary["alignment"] = {str(one.step): one.headlines() for one in alignments}
     with whole_file(folder / "summary.json") as path:
         path.write_text(json.dumps(summary, indent=2) + "\n")
-    console.print(f"Run folder: [bold]{folder}[/bold] (model/, features/, metrics.csv, summary.json, *.png)")
+    console.print(
+        f"Run folder: [bold]{folder}[/bold] (model/, features/, alignment/, metrics.csv, summary.json, *.png)"
+    )
+    console.print(f"Report: [bold]{report_run(folder, splits)}[/bold]")
 
 
 def encode_splits(model: NeuralEigenmapModel, splits: DatasetSplits) -> tuple[Tensor, Tensor]:

@@ -70,8 +70,8 @@ def report_run(run: str | Path, images: DatasetSplits | None = None) -> Path:
 
 
 _ALIGNMENT_NOTE = (
-    "Calibrated by permuting the rows of the probe set: 0 is what unrelated rows give, 1 the best there is. Bands are two "
-    "standard deviations of that null around 0. The first point is the untrained network, which shares the input's geometry "
+    "Calibrated by permuting the rows of the probe set: 0 is what unrelated rows give, 1 the best there is. The grey band is two "
+    "standard deviations of that null. The first point is the untrained network, which shares the input's geometry "
     "and so lies above 0: what training adds is the rise from there."
 )
 
@@ -104,19 +104,19 @@ def alignment_blocks(alignments: Sequence[Alignment], probe: ImageStore | None) 
 
 
 def _measure_lines(alignments: Sequence[Alignment], layer: str, references: Sequence[str], measure: str) -> Lines:
-    series = []
-    for colour, name in enumerate(references):
+    series, band = [], {one.step: 0.0 for one in alignments}
+    for name in references:
         found = [
             (one.step, one.values[layer][name][measure])
             for one in alignments
             if measure in one.values[layer].get(name, {})
         ]
-        steps = [step for step, _ in found]
-        series.append(Series(name, steps, [facts["calibrated"] for _, facts in found], colour=colour))
-        # calibrated / z is the null's standard deviation on the calibrated scale
-        spread = [2 * abs(facts["calibrated"] / facts["z"]) if facts.get("z") else 0.0 for _, facts in found]
-        band = {"low": [-s for s in spread], "high": spread}
-        series.append(Series(f"{name}, shuffled", steps, [0.0] * len(steps), **band, dashed=True, colour=colour))
+        series.append(Series(name, [step for step, _ in found], [facts["calibrated"] for _, facts in found]))
+        for step, facts in found:  # calibrated / z is the null's standard deviation on the calibrated scale
+            spread = 2 * abs(facts["calibrated"] / facts["z"]) if facts.get("z") else 0.0
+            band[step] = max(band[step], spread)
+    widest, level = list(band.values()), [0.0] * len(band)
+    series.append(Series("shuffled rows", list(band), level, [-s for s in widest], widest, dashed=True, colour=6))
     return Lines(MEASURE_NAMES.get(measure, measure), "step", series)
 
 

@@ -213,11 +213,10 @@ class AlignmentMonitor(Callback):
 
     def _summary(self, alignment: Alignment) -> str:
         layer, references = next(iter(alignment.values.items()))
-        shown = [
-            f"{name} " + " ".join(f"{measure} {facts['calibrated']:.2f}" for measure, facts in measures.items())
-            for name, measures in references.items()
-        ]
-        return f"aligned at step {alignment.step}, {layer}: " + "; ".join(shown)
+        measures = next(iter(references.values()))
+        measure = "lfm" if "lfm" in measures else next(iter(measures))
+        shown = [f"{name} {facts[measure]['calibrated']:.2f}" for name, facts in references.items() if measure in facts]
+        return f"step {alignment.step}, {layer} aligned ({measure}): " + ", ".join(shown)
 
     def _warn_if_diverged(self) -> None:
         means = [_mean_alignment(one) for one in self.alignments]
