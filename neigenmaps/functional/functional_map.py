@@ -25,7 +25,9 @@ from neigenmaps.errors import InputError, NonFiniteError, ShapeError
 MaskForm = Literal["resolvent", "squared", "paper"]
 Solver = Literal["auto", "rows", "cholesky", "conjugate_gradient"]
 
-CHOLESKY_UP_TO = 400  # unknowns of one dense system; at 50 x 50, conjugate gradients need a quarter to a 25th of its time
+CHOLESKY_UP_TO = (
+    400  # unknowns of one dense system; at 50 x 50, conjugate gradients need a quarter to a 25th of its time
+)
 
 
 class MapWeights(NamedTuple):
