@@ -1,6 +1,6 @@
-"""Nearest rows of one set to the rows of another: faiss for narrow rows on the CPU, blocks of a matrix product else.
+"""Nearest rows of one set to the rows of another, by blocks of a matrix product, on the device of the data.
 
-Both compare by |x|^2 + |y|^2 - 2xy in float32, which loses the digits of near neighbours. So the rows are centred, a few
+It compares by |x|^2 + |y|^2 - 2xy in float32, which loses the digits of near neighbours. So the rows are centred, a few
 more candidates than asked for are fetched, and their distances are computed again from differences; where candidates
 lie too close together for float32 to have kept the right ones, more are fetched.
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from neigenmaps.errors import InputError, NonFiniteError, ShapeError
-from neigenmaps.spectral.neighbors import CACHE_ELEMENTS, CHUNK_ELEMENTS, SLACK, best_by_blocks, brute_force
+from neigenmaps.spectral.neighbors import CACHE_ELEMENTS, CHUNK_ELEMENTS, SLACK, best_by_blocks
 
 WIDEST = 16 * SLACK  # candidates beyond k; where these are not enough, all rows are
 
@@ -30,8 +30,7 @@ class NearestRows(NamedTuple):
 def nearest_rows(query_QF: Tensor, rows_NF: Tensor, k: int = 1, *, exact: bool = True) -> NearestRows:
     """The k rows nearest to every query, all pairs compared, on the device of the data.
 
-    exact: False keeps the float32 order of the first search, where near ties may fall either way; with k = 1 and fewer
-        than 33 columns it takes a fifth of the time.
+    exact: False keeps the float32 order of the first search, where near ties may fall either way, and saves the second.
     Raises ShapeError unless (Q, F) and (N, F), NonFiniteError, InputError unless 1 <= k <= N and both share a device.
     """
     _check(query_QF, rows_NF, k)
@@ -45,7 +44,7 @@ def nearest_rows(query_QF: Tensor, rows_NF: Tensor, k: int = 1, *, exact: bool =
     if exact:
         index_Qk, distance_Qk = _exact(query_QF, rows_NF, k, SLACK)
     else:
-        index_Qk = _candidates(query_QF, rows_NF, k)
+        index_Qk = best_by_blocks(query_QF.float(), rows_NF.float(), k)
         distance_Qk = _distances(query_QF, rows_NF, index_Qk)
     return NearestRows(index_Qk, (distance_Qk * scale).to(given))
 
@@ -55,7 +54,7 @@ def _exact(query_QF: Tensor, rows_NF: Tensor, k: int, slack: int) -> tuple[Tenso
     n_candidates = min(len(rows_NF), k + slack)
     if slack > WIDEST:
         return _all_pairs(query_QF, rows_NF, k)
-    index_QM = _candidates(query_QF, rows_NF, n_candidates).sort(1).values
+    index_QM = best_by_blocks(query_QF.float(), rows_NF.float(), n_candidates).sort(1).values
     distance_QM, order_QM = _distances(query_QF, rows_NF, index_QM).sort(dim=1, stable=True)
     index_Qk, distance_Qk = index_QM.gather(1, order_QM)[:, :k], distance_QM[:, :k]
     if n_candidates < len(rows_NF):
@@ -65,13 +64,6 @@ def _exact(query_QF: Tensor, rows_NF: Tensor, k: int, slack: int) -> tuple[Tenso
         if len(crowded):
             index_Qk[crowded], distance_Qk[crowded] = _exact(query_QF[crowded], rows_NF, k, 16 * slack)
     return index_Qk, distance_Qk
-
-
-def _candidates(query_QF: Tensor, rows_NF: Tensor, m: int) -> Tensor:
-    if query_QF.device.type == "cpu":
-        query, rows = (x.float().contiguous().numpy() for x in (query_QF, rows_NF))
-        return torch.from_numpy(brute_force(query, rows, m))
-    return best_by_blocks(query_QF.float(), rows_NF.float(), m)
 
 
 def _distances(query_QF: Tensor, rows_NF: Tensor, index_QM: Tensor) -> Tensor:

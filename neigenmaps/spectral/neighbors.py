@@ -1,9 +1,9 @@
-"""Nearest neighbours of the rows of a point cloud, the row itself left out; the one place that searches with faiss.
+"""Nearest neighbours of the rows of a point cloud, the row itself left out.
 
 Candidates are found in float32 and by |x|^2 + |y|^2 - 2xy, which loses the digits of near neighbours far from the origin.
 So the rows are centred first, a few more candidates than asked for are fetched, and their distances are computed again
-from differences, in the precision of the data. All pairs of wide rows are compared by blocks of a matrix product, twice
-as fast as faiss does it; narrow rows, and approximate search, are faiss's.
+from differences, in the precision of the data. All pairs are compared by blocks of a matrix product, for wide rows and for
+one neighbour twice as fast as faiss does it; approximate search is faiss's.
 
 Letters: N rows, Q queries, F feature width, K neighbours.
 """
@@ -29,9 +29,7 @@ Method = Literal["auto", "exact", "approximate"]
 
 EXACT_UP_TO = 20_000  # rows; beyond, comparing all pairs takes several times as long as looking into near cells
 SLACK = 4  # candidates beyond K that let the exact distances correct the first order
-WIDE = (
-    64  # columns from which a matrix product beats faiss; and to which wider rows are projected for approximate search
-)
+WIDE = 64  # columns to which wider rows are projected for approximate search
 PROBES = 32  # cells of the inverted file (IVF) that an approximate search looks into
 RECALL_SAMPLE = 200  # rows whose exact neighbours tell the recall of an approximate search
 CHUNK_ELEMENTS = 1 << 23  # of the largest temporary array
@@ -42,7 +40,7 @@ class PointCloud(NamedTuple):
     """Rows ready for Euclidean search: of unit length if the metric is angular, then centred.
 
     rows_NF: float32 or float64. center_F: float64, what was taken off. spread: root mean square of the centred rows.
-    device: of the data, where eigenvectors go; the search itself is faiss's, on the CPU.
+    device: of the data, where eigenvectors go; the search itself is on the CPU.
     """
 
     rows_NF: NDArray[Any]
@@ -62,7 +60,7 @@ class PointCloud(NamedTuple):
         return placed
 
     def searchable(self, rows: NDArray[Any]) -> NDArray[np.float32]:
-        """Rows as faiss takes them: float32, at a scale where squares neither overflow nor vanish."""
+        """Rows to be searched: float32, at a scale where squares neither overflow nor vanish."""
         return np.ascontiguousarray(rows / self.spread, dtype=np.float32)
 
 
@@ -128,9 +126,7 @@ def nearest_neighbors(cloud: PointCloud, n_neighbors: int, method: Method = "aut
 
 def brute_force(queries: NDArray[np.float32], points: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     """Indices (Q, k) of the nearest points, all pairs compared."""
-    if points.shape[1] >= WIDE:
-        return best_by_blocks(torch.from_numpy(queries), torch.from_numpy(points), k).numpy()
-    index: NDArray[np.int64] = _faiss().knn(queries, points, k)[1]
+    index: NDArray[np.int64] = best_by_blocks(torch.from_numpy(queries), torch.from_numpy(points), k).numpy()
     return index
 
 
@@ -138,9 +134,10 @@ def best_by_blocks(query_QF: Tensor, rows_NF: Tensor, k: int) -> Tensor:
     """Indices (Q, k) of the nearest rows, as good as their precision tells, by blocks of queries, on the data's device."""
     half_square_N = rows_NF.square().sum(1) / 2
     found = []
-    for part_BF in query_QF.split(max(1, 4 * CHUNK_ELEMENTS // len(rows_NF))):
+    for part_BF in query_QF.split(max(1, (2 * CACHE_ELEMENTS if k > 1 else CACHE_ELEMENTS // 2) // len(rows_NF))):
         score_BN = torch.addmm(half_square_N, part_BF, rows_NF.mT, alpha=-1)  # the query's own norm changes no order
-        found.append(score_BN.topk(k, dim=1, largest=False).indices)
+        best = score_BN.topk(k, dim=1, largest=False).indices if k > 1 else score_BN.argmin(dim=1, keepdim=True)
+        found.append(best)
     return torch.cat(found)
 
 

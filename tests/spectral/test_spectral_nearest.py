@@ -6,18 +6,15 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from neigenmaps.errors import InputError, NonFiniteError, ShapeError
-from neigenmaps.spectral import nearest, nearest_rows
+from neigenmaps.spectral import nearest_rows
 
 
 def cloud(n: int, width: int = 6, seed: int = 0) -> torch.Tensor:
     return torch.randn(n, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("path", ["faiss", "blocks"])
 @pytest.mark.parametrize("k", [1, 7, 200])
-def test_equal_to_scikit_learn(path: str, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    if path == "blocks":  # what runs on other devices
-        monkeypatch.setattr(nearest, "brute_force", by_blocks)
+def test_equal_to_scikit_learn(k: int) -> None:
     query, rows = cloud(90, seed=1), cloud(200)
     distances, index = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(rows).kneighbors(query)
     got = nearest_rows(query, rows, k)
@@ -26,15 +23,8 @@ def test_equal_to_scikit_learn(path: str, k: int, monkeypatch: pytest.MonkeyPatc
     assert got.distance_Qk.dtype == torch.float64
 
 
-def by_blocks(queries: np.ndarray, points: np.ndarray, k: int) -> np.ndarray:
-    return nearest.best_by_blocks(torch.from_numpy(queries), torch.from_numpy(points), k).numpy()
-
-
-@pytest.mark.parametrize("path", ["faiss", "blocks"])
 @pytest.mark.parametrize("copies", [2, 40])
-def test_ties_go_to_the_lower_index(copies: int, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if path == "blocks":
-        monkeypatch.setattr(nearest, "brute_force", by_blocks)
+def test_ties_go_to_the_lower_index(copies: int) -> None:
     rows = cloud(50).repeat(copies, 1)
     got = nearest_rows(cloud(50), rows, 2)
     torch.testing.assert_close(got.index_Qk, torch.arange(50)[:, None] + torch.tensor([0, 50]))
