@@ -13,7 +13,6 @@ Both run in this process, in turn; peak memory is that of a fresh process each, 
 import argparse
 import json
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -123,7 +122,8 @@ def _peak(name: str | None, n_rows: int, width: int, seed: int, n_anchors: int, 
     pair = planted_pair(n_rows, width, seed)
     if name is not None:
         METHODS[name](pair, pair.anchors(n_anchors, np.random.default_rng(seed)), n_eigenvectors)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    status = Path("/proc/self/status").read_text()  # a fresh process inherits getrusage's maximum from its parent
+    return int(status.split("VmHWM:")[1].split()[0]) // 1024
 
 
 def main() -> None:
@@ -133,6 +133,7 @@ def main() -> None:
     parser.add_argument("--anchors", type=int, default=10)
     parser.add_argument("--eigenvectors", type=int, default=50)
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each, after one of both to warm up")
+    parser.add_argument("--append", action="store_true", help="keep the sizes already in the file --out")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "lfm_speed.json")
     arguments = parser.parse_args()
     warm = planted_pair(500, arguments.width, 99)
@@ -158,10 +159,11 @@ def main() -> None:
         )
         results.append({"rows": n_rows, "n_neighbors": neighbours_for(n_rows), "ratio": round(ratio, 2)})
         results[-1] |= {"runs": runs, "peak_megabytes_above_data": memory}
-        print(json.dumps(results[-1]), flush=True)
-    record = provenance(list(range(arguments.repeats))) | vars(arguments) | {"out": arguments.out.name}
+        results[-1] |= {"provenance": provenance(list(range(arguments.repeats))), "threads": torch.get_num_threads()}
+        print(json.dumps({k: v for k, v in results[-1].items() if k != "provenance"}), flush=True)
+    kept = json.loads(arguments.out.read_text())["results"] if arguments.append else []
     with whole_file(arguments.out) as path:
-        path.write_text(json.dumps(record | {"threads": torch.get_num_threads(), "results": results}, indent=1))
+        path.write_text(json.dumps({"results": kept + results}, indent=1))
 
 
 if __name__ == "__main__":

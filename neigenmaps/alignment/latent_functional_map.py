@@ -26,7 +26,7 @@ from torch import Tensor
 
 from neigenmaps.alignment.correspondence import Correspondences, correspondences_of
 from neigenmaps.alignment.known_rows import anchor_pairs, checked_rows, common_classes, labelled_rows
-from neigenmaps.alignment.match_search import ENOUGH, Match, Start, View, best_match, sampled_rows
+from neigenmaps.alignment.match_search import DENSE_UP_TO, ENOUGH, Match, Start, View, best_match, sampled_rows
 from neigenmaps.errors import AlignmentWarning, InputError, NotFittedError, ShapeError
 from neigenmaps.functional.functional_map import MapTerms, MapWeights, laplacian_mask, solve_functional_map
 from neigenmaps.functional.linear_maps import AffineMap, orthogonal_map, ridge_map
@@ -44,7 +44,6 @@ from neigenmaps.spectral import (
     nearest_rows,
     neighbor_graph,
 )
-from neigenmaps.spectral.eigensolvers import Solver
 from neigenmaps.spectral.graph import Kernel
 from neigenmaps.spectral.neighbors import Metric
 
@@ -56,7 +55,7 @@ Transfer = Literal["orthogonal", "ridge", "affine"]
 
 START_SIZES = (8, 15, 30)  # functions of the map that refinement starts from; none is best everywhere
 N_SIGNATURES = 32
-DENSE_ROWS = 2000  # up to here all eigenvectors are found faster than some
+SEARCH_WIDTH = 128  # columns, leading principal components, in which rows of large spaces are matched
 INLIER_RANK = 5  # an anchor's row of Y is among so many best of its row of X
 
 
@@ -134,9 +133,8 @@ class LatentFunctionalMap:
         self.graph_x_, self.basis_x_ = self._space(x_NF)
         self.graph_y_, self.basis_y_ = self._space(y_MG)
         dtype = torch.promote_types(x_NF.dtype, y_MG.dtype)
-        ambient = View(
-            "ambient", self._placed(self.graph_x_, x_NF).to(dtype), self._placed(self.graph_y_, y_MG).to(dtype)
-        )
+        placed_NF, placed_MG = self._placed(self.graph_x_, x_NF), self._placed(self.graph_y_, y_MG)
+        ambient = View("ambient", _searched(placed_NF).to(dtype), _searched(placed_MG).to(dtype))
         spectral = View("spectral", _diffusion(self.basis_x_).to(dtype), _diffusion(self.basis_y_).to(dtype))
         pinned = None if self.robust else pairs
         starts = self._starts(ambient, spectral, pairs, classes, generator)
@@ -228,9 +226,8 @@ class LatentFunctionalMap:
     def _space(self, rows_NF: Tensor) -> tuple[NeighborGraph, Eigenbasis]:
         n_neighbors = self.n_neighbors or max(1, min(300, len(rows_NF) // 3))
         graph = neighbor_graph(rows_NF, n_neighbors, self.metric, self.kernel)
-        # graphs this dense have spectra without gaps, where filtered subspaces need minutes and these two half a second
-        solver: Solver = "dense" if len(rows_NF) <= DENSE_ROWS else "arpack"
-        return graph, laplacian_eigenbasis(graph, self.n_eigenvectors, solver=solver)
+        dtype = torch.float64 if rows_NF.dtype == torch.float64 else torch.float32
+        return graph, laplacian_eigenbasis(graph, self.n_eigenvectors, dtype=dtype)
 
     def _placed(self, graph: NeighborGraph, rows_NF: Tensor) -> Tensor:
         """Rows as the graph sees them (unit rows if angular, centred), of unit length."""
@@ -265,7 +262,7 @@ class LatentFunctionalMap:
     ) -> Iterator[Start]:
         functions_x, functions_y = self._descriptors(ambient, anchors, classes)
         phi_x_NK, phi_y_ML = _functions(self.basis_x_), _functions(self.basis_y_)
-        values_x_K, values_y_L = self.basis_x_.eigenvalues_K, self.basis_y_.eigenvalues_K
+        values_x_K, values_y_L = self.basis_x_.eigenvalues_K.double(), self.basis_y_.eigenvalues_K.double()
         a_KP, b_LP = phi_x_NK.T @ functions_x / len(phi_x_NK), phi_y_ML.T @ functions_y / len(phi_y_ML)
         scale = (a_KP.square().sum() + b_LP.square().sum()) / 2 / self.n_eigenvectors
         mask_LK = laplacian_mask(values_x_K, values_y_L) + 1e-4  # where eigenvalues agree, too, there is one minimum
@@ -349,13 +346,21 @@ class LatentFunctionalMap:
         return (score_PM > own_P1).sum(dim=1) < INLIER_RANK
 
 
+def _searched(rows_NF: Tensor) -> Tensor:
+    """Unit rows in the coordinates that the search works in: of large, wide spaces the leading principal components."""
+    if len(rows_NF) <= DENSE_UP_TO or rows_NF.shape[1] <= SEARCH_WIDTH:
+        return rows_NF
+    axes_FF = torch.linalg.eigh((rows_NF.T @ rows_NF).double()).eigenvectors
+    return F.normalize(rows_NF @ axes_FF[:, -SEARCH_WIDTH:].to(rows_NF), dim=1)
+
+
 def _nearest(queries_QK: Tensor, points_NK: Tensor) -> Tensor:
     return nearest_rows(queries_QK, points_NK, exact=False).index_Qk[:, 0]
 
 
 def _functions(basis: Eigenbasis) -> Tensor:
-    """Eigenfunctions of mean square 1, so that a value means the same on spaces of different size."""
-    return basis.eigenvectors_NK * len(basis.eigenvectors_NK) ** 0.5
+    """Eigenfunctions of mean square 1, so that a value means the same on spaces of different size; float64."""
+    return basis.eigenvectors_NK.double() * len(basis.eigenvectors_NK) ** 0.5
 
 
 def _diffusion(basis: Eigenbasis) -> Tensor:

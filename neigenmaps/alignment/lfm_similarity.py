@@ -22,7 +22,6 @@ from neigenmaps.errors import InputError, NonFiniteError, RowMismatchError, Shap
 from neigenmaps.functional import map_scores
 from neigenmaps.functional.similarity import Similarity, calibrate
 from neigenmaps.spectral import Eigenbasis, NeighborGraph, laplacian_eigenbasis, neighbor_graph
-from neigenmaps.spectral.eigensolvers import DENSE_UP_TO
 
 if TYPE_CHECKING:
     from neigenmaps.spectral.graph import Kernel
@@ -188,16 +187,10 @@ def similarity_basis(
             raise NonFiniteError("expected a finite basis, got NaN or infinity: make it with similarity_basis")
         return X
     if isinstance(X, NeighborGraph):
-        return _smoothest(X, n_eigenvectors + 1)
+        return laplacian_eigenbasis(X, n_eigenvectors + 1)
     if n_neighbors is None:
         n_neighbors = min(n_rows - 1, max(10, min(300, round(0.15 * n_rows))))
-    return _smoothest(neighbor_graph(X, n_neighbors, metric, kernel), n_eigenvectors + 1)
-
-
-def _smoothest(graph: NeighborGraph, k: int) -> Eigenbasis:
-    # Lanczos: with hundreds of neighbours eigenvalues crowd below the gap, where block iterations may never get through
-    few = graph.adjacency.shape[0] <= max(DENSE_UP_TO, 3 * k)
-    return laplacian_eigenbasis(graph, k, solver="dense" if few else "arpack")
+    return laplacian_eigenbasis(neighbor_graph(X, n_neighbors, metric, kernel), n_eigenvectors + 1)
 
 
 def _n_rows(space: Space) -> int:

@@ -3,10 +3,12 @@
     dense      LAPACK: small matrices, or a third of the spectrum and more
     chebyshev  subspace iteration, a block at a time, with the polynomial that damps [-1, cut] most (Zhou, Saad, Tiago and
                Chelikowsky, 2006): products of the sparse matrix with blocks and little else, in torch, on any device;
-               sees multiplicities up to the width of its block. "auto" takes it for all that is large: on ten graphs of
-               1,000 to 20,000 rows 0.6 to 4 times as fast as ARPACK in float64, 1 to 9 times in float32
+               sees multiplicities up to the width of its block. On ten graphs of 1,000 to 20,000 rows 0.6 to 4 times as
+               fast as ARPACK in float64, 1 to 9 times in float32
     arpack     implicitly restarted Lanczos, scipy: one vector at a time, so copies of a multiple eigenvalue need a search
-               of their own; half the memory
+               of their own; half the memory. With hundreds of neighbours eigenvalues crowd below the gap, where a
+               Krylov space gets through and a filtered block may not
+    auto       dense where small, arpack where rows have many neighbours, else, and on GPUs, chebyshev
 
 Letters: N rows, K eigenvalues asked for, B width of the block, L vectors that are done.
 """
@@ -28,7 +30,8 @@ from torch import Tensor
 
 Solver = Literal["auto", "dense", "arpack", "chebyshev"]
 
-DENSE_UP_TO = 500  # rows
+DENSE_UP_TO = 1000  # rows: an eighth of a second
+CROWDED = 64  # neighbours per row, from where on Lanczos is the safer and faster of the two
 SPARE = 0.5  # of k: what the block holds beyond it; the rest of the spectrum is damped from there
 LONGEST_FILTER = 80  # degree; longer ones let the largest eigenvectors drown the others in rounding
 WORTHWHILE = math.log(10)  # gain of the longest filter below which the block grows, up to
@@ -48,7 +51,10 @@ def largest_eigenpairs(
 ) -> Eigenpairs:
     """tolerance: of the residuals |A v - mu v|. Warns where they stay above it."""
     n = matrix.shape[0]
-    if solver == "dense" or (solver == "auto" and (n <= DENSE_UP_TO or 3 * k >= n)):
+    if solver == "auto":
+        crowded = matrix.nnz >= CROWDED * n and device.type == "cpu"
+        solver = "dense" if n <= DENSE_UP_TO or 3 * k >= n else "arpack" if crowded else "chebyshev"
+    if solver == "dense":
         values, vectors = torch.linalg.eigh(torch.from_numpy(matrix.toarray()).double())
         pairs = Eigenpairs(values.flip(0)[:k], vectors.flip(1)[:, :k])
     elif solver == "arpack":

@@ -104,7 +104,7 @@ def neighbor_graph(
 
     n_neighbors: per row, the row itself not counted; a node has more where others chose it. It should grow with N:
         30 serve a thousand rows, ten thousand want 100 to 300.
-    method: "exact", "approximate" (recall is measured and reported), or "auto": exact up to 20,000 rows.
+    method: "exact", "approximate" (recall is measured and reported), or "auto": exact up to 10,000 rows.
     disconnected: "bridge" adds the shortest edge between pieces until one is left, each no heavier than the lightest
         edge found; "keep" leaves the pieces, and `laplacian_eigenbasis` solves each; "refuse" raises.
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Metric = Literal["angular", "euclidean"]
 Method = Literal["auto", "exact", "approximate"]
 
-EXACT_UP_TO = 20_000  # rows; beyond, comparing all pairs takes several times as long as looking into near cells
+EXACT_UP_TO = 10_000  # rows; beyond, comparing all pairs takes several times as long as looking into near cells
 SLACK = 4  # candidates beyond K that let the exact distances correct the first order
 WIDE = 64  # columns to which wider rows are projected for approximate search
 PROBES = 32  # cells of the inverted file (IVF) that an approximate search looks into
@@ -100,7 +100,7 @@ def nearest_neighbors(cloud: PointCloud, n_neighbors: int, method: Method = "aut
 
     method: "exact" compares all pairs; "approximate" looks into the nearest cells of a clustering (IVF), rows wider than 64
         projected to their leading principal components for it, and measures its recall against exact neighbours of a
-        sample; "auto" is exact up to 20,000 rows. Equal distances go to the lower index.
+        sample; "auto" is exact up to 10,000 rows. Equal distances go to the lower index.
     Raises InputError unless 1 <= n_neighbors < N.
     """
     n_rows = len(cloud.rows_NF)
