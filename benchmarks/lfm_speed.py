@@ -133,6 +133,7 @@ def main() -> None:
     parser.add_argument("--anchors", type=int, default=10)
     parser.add_argument("--eigenvectors", type=int, default=50)
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each, after one of both to warm up")
+    parser.add_argument("--no-memory", action="store_true", help="leave out the two further runs that measure memory")
     parser.add_argument("--append", action="store_true", help="keep the sizes already in the file --out")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "lfm_speed.json")
     arguments = parser.parse_args()
@@ -152,8 +153,10 @@ def main() -> None:
                 runs[name]["cpu"].append(round(time.process_time() - cpu, 3))
                 runs[name]["mrr"].append(round(reciprocal_rank(mapped, pair), 4))
         sizes = (n_rows, arguments.width, 0, arguments.anchors, arguments.eigenvectors)
-        bare = peak_megabytes(None, *sizes)
-        memory = {name: peak_megabytes(name, *sizes) - bare for name in METHODS}
+        memory = None
+        if not arguments.no_memory:
+            bare = peak_megabytes(None, *sizes)
+            memory = {name: peak_megabytes(name, *sizes) - bare for name in METHODS}
         ratio = statistics.median(
             rival / own for rival, own in zip(runs["pipeline"]["seconds"], runs["neigenmaps"]["seconds"], strict=True)
         )

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.patches import ConnectionPatch
 from torch import Tensor
 
 from neigenmaps.errors import InputError, NonFiniteError, ShapeError
@@ -162,3 +163,59 @@ def _check_matrix(what: str, matrix: Tensor) -> None:
         raise ShapeError(f"expected {what} to be a matrix, got {tuple(matrix.shape)}")
     if not matrix.isfinite().all():
         raise NonFiniteError(f"expected a finite {what}, got NaN or infinity")
+
+
+def plot_matched_spaces(
+    places_x_N2: Tensor,
+    places_y_M2: Tensor,
+    functional_map_LK: Tensor,
+    y_row_of_x_N: Tensor,
+    classes_N: Tensor,
+    path: str | Path,
+    *,
+    right_N: Tensor | None = None,
+    n_lines: int = 60,
+) -> None:
+    """Draw space X, the functional map, and space Y with lines from rows of X to the rows of Y found for them.
+
+    places: where every row is drawn, such as two leading principal components. classes_N: colours of X's rows, carried to
+    Y by the match. right_N: whether a match is true; lines of wrong ones are dashed. n_lines: matches drawn, evenly spread.
+    """
+    n_rows = len(places_x_N2)
+    if places_x_N2.shape != (n_rows, 2) or places_y_M2.ndim != 2 or places_y_M2.shape[1] != 2:
+        raise ShapeError(
+            f"expected places (N, 2) and (M, 2), got {tuple(places_x_N2.shape)}, {tuple(places_y_M2.shape)}"
+        )
+    if y_row_of_x_N.shape != (n_rows,) or classes_N.shape != (n_rows,):
+        raise ShapeError(f"expected a match and a class for each of {n_rows} rows of X")
+    _check_matrix("functional map", functional_map_LK)
+    figure = Figure(figsize=(10.2, 3.6), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1, 0.8, 1))
+    colours = ["#BBBBBB"] * len(places_y_M2)
+    shades = [figures.COLOURS[int(c) % len(figures.COLOURS)] for c in classes_N]
+    for row, match in enumerate(y_row_of_x_N.tolist()):
+        colours[match] = shades[row]
+    for axes, places, shade, title in (
+        (left, places_x_N2, shades, "space X"),
+        (right, places_y_M2, colours, "space Y, coloured by its matches"),
+    ):
+        axes.scatter(places[:, 0].tolist(), places[:, 1].tolist(), c=shade, s=5, linewidths=0)
+        axes.set_title(title, fontsize=10)
+        axes.set_axis_off()
+    limit = float(functional_map_LK.abs().max())
+    middle.imshow(functional_map_LK.tolist(), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    middle.set_title("functional map C", fontsize=10)
+    middle.set_xlabel("smooth functions on X", fontsize=8)
+    middle.set_ylabel("smooth functions on Y", fontsize=8)
+    middle.set_xticks([])
+    middle.set_yticks([])
+    for row in range(0, n_rows, max(1, n_rows // n_lines)):
+        match = int(y_row_of_x_N[row])
+        true = right_N is None or bool(right_N[row])
+        (x0, y0), (x1, y1) = places_x_N2[row].tolist(), places_y_M2[match].tolist()
+        look = {"color": shades[row], "alpha": 0.35} if true else {"color": "#000000", "linestyle": "--"}
+        line = ConnectionPatch(
+            (x0, y0), (x1, y1), "data", "data", axesA=left, axesB=right, linewidth=0.5, zorder=0, **look
+        )
+        figure.add_artist(line)
+    figures._write(figure, path)

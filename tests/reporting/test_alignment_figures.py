@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import ConnectionPatch
 
 from neigenmaps.errors import InputError, NonFiniteError, ShapeError
 from neigenmaps.reporting import figures
@@ -14,6 +15,7 @@ from neigenmaps.reporting.alignment_figures import (
     plot_distortion,
     plot_functional_maps,
     plot_layer_tables,
+    plot_matched_spaces,
     plot_score_curves,
 )
 
@@ -66,6 +68,19 @@ def test_distorted_rows_are_drawn_last(tmp_path: Path, drawn: list[Figure]) -> N
     points = drawn[0].axes[0].collections[0]
     np.testing.assert_allclose(points.get_array(), [0.1, 0.2, 0.9])
     np.testing.assert_allclose(points.get_offsets()[:, 0], [0, 2, 1])
+
+
+def test_matched_spaces_colour_y_by_its_matches(tmp_path: Path, drawn: list[Figure]) -> None:
+    places, match = torch.arange(8.0).view(4, 2), torch.tensor([2, 0, 1, 3])
+    path, right = tmp_path / "spaces.png", torch.tensor([True, True, False, True])
+    plot_matched_spaces(places, places, torch.eye(3), match, torch.tensor([0, 1, 2, 3]), path, right_N=right)
+    assert_png(path)
+    x_colours, y_colours = (drawn[0].axes[number].collections[0].get_facecolors() for number in (0, 2))
+    np.testing.assert_allclose(y_colours[match], x_colours)
+    lines = [artist for artist in drawn[0].artists if isinstance(artist, ConnectionPatch)]
+    assert [line.get_linestyle() for line in lines] == ["solid", "solid", "--", "solid"]
+    with pytest.raises(ShapeError, match="a match and a class"):
+        plot_matched_spaces(places, places, torch.eye(3), match[:2], match, path)
 
 
 def test_wrong_input_is_refused(tmp_path: Path) -> None:
