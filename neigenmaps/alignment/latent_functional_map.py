@@ -17,7 +17,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,14 @@ from neigenmaps.alignment.correspondence import Correspondences, correspondences
 from neigenmaps.alignment.known_rows import anchor_pairs, checked_rows, common_classes, labelled_rows
 from neigenmaps.alignment.match_search import DENSE_UP_TO, ENOUGH, Match, Start, View, best_match, sampled_rows
 from neigenmaps.errors import AlignmentWarning, InputError, NotFittedError, ShapeError
-from neigenmaps.functional.functional_map import MapTerms, MapWeights, laplacian_mask, solve_functional_map
+from neigenmaps.functional.functional_map import (
+    MapTerms,
+    MapWeights,
+    MaskForm,
+    laplacian_mask,
+    multiplication_operators,
+    solve_functional_map,
+)
 from neigenmaps.functional.linear_maps import AffineMap, orthogonal_map, ridge_map
 from neigenmaps.functional.map_refinement import icp, map_from_rows, rows_from_map, zoomout, zoomout_sizes
 from neigenmaps.functional.soft_matching import Pairs, cosines
@@ -64,7 +71,8 @@ class LatentFunctionalMap:
 
     n_eigenvectors: functions on each space. n_neighbors: of the graphs; None is a third of the rows, at most 300, since
         too few make the functions of two spaces disagree. metric, kernel: see `neighbor_graph`.
-    weights: of descriptors and Laplacian in C's energy. refine: of the first guesses.
+    weights: of descriptors, Laplacian and commutativity with the descriptors in C's energy. mask: form of the Laplacian
+        term, see `laplacian_mask`. refine: of the first guesses.
     transfer: how points are carried over: "orthogonal" (a rotation with scale), "ridge", or "affine" (least squares).
     robust: anchors may be wrong; then random subsets of them start the search and none is kept for its own sake.
     n_starts: soft assignments to try, at most, per view. random_state: of their noise.
@@ -83,6 +91,7 @@ class LatentFunctionalMap:
         metric: Metric = "angular",
         kernel: Kernel = "inverse_distance",
         weights: MapWeights = MapWeights(1.0, 1.0, 0.0),  # noqa: B008  immutable
+        mask: MaskForm = "resolvent",
         refine: Refinement = "zoomout",
         transfer: Transfer = "orthogonal",
         robust: bool = False,
@@ -94,6 +103,7 @@ class LatentFunctionalMap:
         self.metric = metric
         self.kernel = kernel
         self.weights = weights
+        self.mask = mask
         self.refine = refine
         self.transfer = transfer
         self.robust = robust
@@ -216,8 +226,10 @@ class LatentFunctionalMap:
             raise InputError(f"expected transfer 'orthogonal', 'ridge' or 'affine', got {self.transfer!r}: name one")
         if self.n_starts < 1:
             raise InputError(f"expected n_starts >= 1, got {self.n_starts}")
-        if self.weights.commutativity:
-            raise InputError("expected no weight of commutativity: build the terms and call solve_functional_map")
+        if self.mask not in get_args(MaskForm):
+            raise InputError(f"expected mask 'resolvent', 'squared' or 'paper', got {self.mask!r}: name one of them")
+        if min(self.weights) < 0:
+            raise InputError(f"expected weights of at least 0, got {self.weights}")
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "functional_map_"):
@@ -265,8 +277,12 @@ class LatentFunctionalMap:
         values_x_K, values_y_L = self.basis_x_.eigenvalues_K.double(), self.basis_y_.eigenvalues_K.double()
         a_KP, b_LP = phi_x_NK.T @ functions_x / len(phi_x_NK), phi_y_ML.T @ functions_y / len(phi_y_ML)
         scale = (a_KP.square().sum() + b_LP.square().sum()) / 2 / self.n_eigenvectors
-        mask_LK = laplacian_mask(values_x_K, values_y_L) + 1e-4  # where eigenvalues agree, too, there is one minimum
+        mask_LK = laplacian_mask(values_x_K, values_y_L, self.mask) + 1e-4  # where eigenvalues agree, too, one minimum
         terms = MapTerms(a_KP, b_LP, scale * mask_LK, weights=self.weights)
+        if self.weights.commutativity:
+            even_N, even_M = (torch.full_like(phi[:, 0], 1 / len(phi)) for phi in (phi_x_NK, phi_y_ML))
+            s_PKK = multiplication_operators(phi_x_NK, functions_x, even_N)
+            terms = terms._replace(s_JKK=s_PKK, t_JLL=multiplication_operators(phi_y_ML, functions_y, even_M))
         first_L = torch.eye(self.n_eigenvectors, dtype=a_KP.dtype, device=a_KP.device)[0]
         c_LK = solve_functional_map(terms, first_column_L=first_L)
         y_rows = sampled_rows(ambient.y_MG, None, generator)  # as many as determine C; their matches are among all of X

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from neigenmaps.alignment import LatentFunctionalMap, stitch
 from neigenmaps.errors import AlignmentWarning, InputError, NonFiniteError, NotFittedError, ShapeError
+from neigenmaps.functional.functional_map import MapWeights
 
 N = 240
 FEW = {"n_eigenvectors": 20, "n_starts": 3}
@@ -55,6 +56,13 @@ def test_shuffled_rows_are_found_from_few_anchors(anchors: int, refine: str) -> 
     assert model.confidence_ >= 0.8
     assert found.mutual.double().mean() >= 0.95
     assert (model.retrieve(x, 1).index_Qk[:, 0] == there).double().mean() >= 0.93  # with all pairs known: 0.95
+
+
+@pytest.mark.parametrize("mask", ["resolvent", "squared", "paper"])
+@pytest.mark.parametrize("weights", [MapWeights(1.0, 1.0, 0.0), MapWeights(1.0, 1e-3, 1e-1)])  # ours; the paper's
+def test_every_energy_starts_a_search_that_ends_right(mask: str, weights: MapWeights) -> None:
+    model, _, _, there = fitted(mask=mask, weights=weights)
+    assert (model.correspondences().index == there).double().mean() >= 0.97
 
 
 def test_order_of_rows_changes_nothing() -> None:
@@ -268,7 +276,15 @@ def test_bad_input_is_refused(arguments: dict, error: type[Exception], message: 
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("refine", "none"), ("transfer", "linear"), ("n_starts", 0), ("n_eigenvectors", 1)]
+    ("name", "value"),
+    [
+        ("refine", "none"),
+        ("transfer", "linear"),
+        ("n_starts", 0),
+        ("n_eigenvectors", 1),
+        ("mask", "no"),
+        ("weights", MapWeights(-1.0)),
+    ],
 )
 def test_bad_settings_are_refused(name: str, value: object) -> None:
     x, y, _ = encoders()
