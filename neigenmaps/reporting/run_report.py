@@ -72,7 +72,7 @@ def report_run(run: str | Path, images: DatasetSplits | None = None) -> Path:
 _ALIGNMENT_NOTE = (
     "Calibrated by permuting the rows of the probe set: 0 is what unrelated rows give, 1 the best there is. The grey band is two "
     "standard deviations of that null. The first point is the untrained network, which shares the input's geometry "
-    "and so lies above 0: what training adds is the rise from there."
+    "and so lies above 0: what training adds or takes away shows from there."
 )
 
 
