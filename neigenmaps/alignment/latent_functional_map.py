@@ -253,7 +253,7 @@ class LatentFunctionalMap:
         classes: tuple[Tensor, Tensor] | None,
         generator: torch.Generator,
     ) -> Iterator[Start]:
-        """Functional maps from what is known, then soft assignments from what is known, then with noise."""
+        """What anchors give, functional maps from what is known, then soft assignments from that, then with noise."""
         yield from self._functional_starts(ambient, anchors, classes, generator)
         known = anchors is not None or classes is not None
         for trial in range(self.n_starts):

@@ -77,7 +77,9 @@ def extended_value(
     weights = []
     for d, other in zip(distances, reach, strict=True):
         forward = {"gaussian": math.exp(-4 * d**2 / own**2), "inverse_distance": 1 / d}[kernel] if d <= own else 0.0
-        backward = {"gaussian": math.exp(-4 * d**2 / other**2), "inverse_distance": 1 / d}[kernel] if d <= other else 0.0
+        backward = (
+            {"gaussian": math.exp(-4 * d**2 / other**2), "inverse_distance": 1 / d}[kernel] if d <= other else 0.0
+        )
         weights.append((forward + backward) / 2 if kernel == "gaussian" else max(forward, backward))
     total = sum(weights)
     terms = [v / math.sqrt(total * sum(w[i])) * phi[i] for i, v in enumerate(weights)]
