@@ -38,7 +38,12 @@ def anchor_pairs(anchors: tuple[Any, Any] | None, n_x: int, n_y: int, device: to
     if anchors is None:
         return None
     if not isinstance(anchors, tuple | list) or len(anchors) != 2:
-        raise InputError("expected anchors=(rows of X, rows of Y), got something else: give two lists of one length")
+        raise InputError(
+            "expected anchors=(rows of X, rows of Y), got something else: give two lists of one length, for a table of pairs "
+            "(table[:, 0], table[:, 1])"
+        )
+    if all(isinstance(side, tuple) and len(side) == 2 for side in anchors):
+        raise InputError("expected anchors=(rows of X, rows of Y), got what reads like two pairs: give two lists")
     x_P, y_P = (torch.as_tensor(np.asarray(side)) for side in anchors)
     if x_P.ndim != 1 or x_P.shape != y_P.shape or len(x_P) == 0:
         raise InputError(
@@ -62,6 +67,11 @@ def labelled_rows(labels: tuple[Any, Any] | None, n_x: int, n_y: int) -> tuple[T
         return None
     if not isinstance(labels, tuple | list) or len(labels) != 2:
         raise InputError("expected labels=(labels of X, labels of Y), got something else: give two lists")
+    if any(np.asarray(side).dtype.kind not in "iuf" for side in labels):
+        raise InputError(
+            "expected whole numbers as labels of both sides, -1 where unknown, got others: number the classes, for instance "
+            "with numpy.unique(names, return_inverse=True)"
+        )
     sides = tuple(torch.as_tensor(np.asarray(side)) for side in labels)
     for name, side, n in zip("XY", sides, (n_x, n_y), strict=True):
         if side.shape != (n,) or side.is_floating_point():
