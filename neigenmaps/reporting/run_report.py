@@ -154,11 +154,11 @@ def _distortion(alignment: Alignment, layer: str, references: Sequence[str], pro
     classes = [int(label) for label in labels_N.unique() if label >= 0]
     names = [probe.class_names[label] if probe.class_names else str(label) for label in classes]
     values = [
-        [float(alignment.arrays[f"{layer}/{name}/distortion"][labels_N == label].mean()) for label in classes]
-        for name in references
+        [float(alignment.arrays[f"{layer}/{name}/distortion"][labels_N == label].mean()) for name in references]
+        for label in classes
     ]
     note = "How much of each row's share in the smooth functions the map loses, at the last checkpoint; 0 is nothing."
-    return Matrix("Distortion by class", list(references), names, values, note, low=0.0)
+    return Matrix("Distortion by class", names, list(references), values, note, low=0.0)
 
 
 def _table(alignments: Sequence[Alignment], layer: str, references: Sequence[str], measures: Sequence[str]) -> Table:
@@ -177,7 +177,13 @@ def length_blocks(summary: Mapping[str, Any]) -> list[Block]:
     """kNN accuracy and mAP by code length, and the spectrum."""
     blocks: list[Block] = []
     for measure, title in (("knn_accuracy", "kNN accuracy"), ("retrieval_map", "retrieval mAP")):
-        series = [Series(name, curve["dims"], curve[measure]) for name, curve in summary.get("by_length", {}).items()]
+        curves = summary.get("by_length", {})
+        lengths = sorted({m for curve in curves.values() for m in curve["dims"]})
+        series = []
+        for name, curve in curves.items():
+            level = len(curve["dims"]) == 1 < len(lengths)  # it has no length to choose: a line all along
+            x, y = ([lengths[0], lengths[-1]], 2 * curve[measure]) if level else (curve["dims"], curve[measure])
+            series.append(Series(name, x, y, dashed=level))
         if series:
             blocks.append(Lines(title, "numbers", series, log2=True))
     if eigenvalues := summary.get("eigenvalues"):
