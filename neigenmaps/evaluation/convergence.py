@@ -21,17 +21,15 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from neigenmaps.alignment import GCPA, lfm_similarity, similarity_basis
+from neigenmaps.alignment.storage import read_state, write_state
 from neigenmaps.data import ImageStore
 from neigenmaps.errors import CheckpointError, InputError, RowMismatchError, UnknownNameError
 from neigenmaps.evaluation.baselines import principal_components
 from neigenmaps.evaluation.references import Reference
 from neigenmaps.features import fingerprint_rows
-from neigenmaps.files import whole_file
 from neigenmaps.functional.pair_ranking import pair_ranks
 from neigenmaps.functional.similarity import Similarity, linear_cka, mutual_knn, procrustes_distance
 from neigenmaps.spectral import Eigenbasis
@@ -46,7 +44,7 @@ MEASURES: Mapping[str, Callable[..., Similarity]] = {
     "procrustes": procrustes_distance,
 }
 LEAST_ROWS = 40
-FORMAT = "neigenmaps.alignment/1"
+ALIGNMENT, REFERENCE = "Alignment", "Reference"  # kinds of file
 
 
 @dataclass(frozen=True)
@@ -138,10 +136,15 @@ class ReferencePanel:
             self.features[name], self.bases[name] = self._prepared(reference, None if cache is None else Path(cache))
         order_N = torch.randperm(len(probe), generator=torch.Generator().manual_seed(self.settings.seed))
         self.fit_rows, self.held_rows = order_N[: len(probe) // 2], order_N[len(probe) // 2 :]
+        self.leading = {name: self._leading(rows_NF) for name, rows_NF in self.features.items()}
         self.universe: GCPA | None = None
         if "gcpa" in self.settings.methods and len(references) >= 2:
-            known = {name: self._leading(rows_NF)[self.fit_rows] for name, rows_NF in self.features.items()}
+            known = {name: rows_NK[self.fit_rows] for name, rows_NK in self.leading.items()}
             self.universe = GCPA(random_state=self.settings.seed).fit(known)
+            self.placed = {  # a newcomer changes no map
+                name: self.universe.transform(rows_NK[self.held_rows], source=name)
+                for name, rows_NK in self.leading.items()
+            }
 
     def align(
         self,
@@ -169,15 +172,16 @@ class ReferencePanel:
             found, bases[layer] = _tensors_of(basis)
             arrays |= {f"{layer}/basis/{name}": tensor for name, tensor in found.items()}
             values[layer] = {}
-            for name, reference_NG in self.features.items():
-                values[layer][name] = self._measures(rows_NF, reference_NG)
+            leading_NK = self._leading(rows_NF)
+            for name in self.features:
+                values[layer][name] = self._measures(rows_NF, leading_NK, name)
                 if "lfm" in self.settings.methods:
                     values[layer][name] |= self._functional(basis, self.bases[name], f"{layer}/{name}", arrays)
             if previous is not None and layer in previous.values:
                 drift = self._similarity(basis, previous.basis(layer))
                 values[layer]["previous"] = {"lfm": _facts(drift.panel["weighted_overlap"])}
             if self.universe is not None:
-                universe[layer] = self._newcomer(self.universe, rows_NF)
+                universe[layer] = self._newcomer(self.universe, leading_NK)
         facts = {"probe": self.fingerprint, "bases": bases, "settings": asdict(self.settings)}
         return Alignment(values, universe, arrays, step, epoch, facts)
 
@@ -193,12 +197,14 @@ class ReferencePanel:
             for one in earlier
         ]
 
-    def _measures(self, rows_NF: Tensor, reference_NG: Tensor) -> dict[str, Facts]:
+    def _measures(self, rows_NF: Tensor, leading_NK: Tensor, reference: str) -> dict[str, Facts]:
         measured: dict[str, Facts] = {}
         for name in self.settings.measures:
             generator = torch.Generator().manual_seed(self.settings.seed)  # the same permutations for all
-            pair = (rows_NF, reference_NG) if name != "procrustes" else map(self._leading, (rows_NF, reference_NG))
-            found = MEASURES[name](*pair, null=self.settings.n_permutations, generator=generator)
+            whole, leading = (rows_NF, self.features[reference]), (leading_NK, self.leading[reference])
+            found = MEASURES[name](
+                *(leading if name == "procrustes" else whole), null=self.settings.n_permutations, generator=generator
+            )
             measured[name] = _facts(found)
         return measured
 
@@ -216,15 +222,14 @@ class ReferencePanel:
             basis, other, n_eigenvectors=s.n_eigenvectors, n_permutations=s.n_permutations, random_state=s.seed
         )
 
-    def _newcomer(self, universe: GCPA, rows_NF: Tensor) -> Facts:
+    def _newcomer(self, universe: GCPA, leading_NK: Tensor) -> Facts:
         """The checkpoint in the universe: its map from one half of the rows, its numbers on the other."""
-        grown, rows_NF = copy.copy(universe), self._leading(rows_NF)
-        certificate = grown.add("checkpoint", rows_NF[self.fit_rows], permutations=self.settings.n_permutations)
-        held = grown.transform(rows_NF[self.held_rows], source="checkpoint")
+        grown = copy.copy(universe)
+        certificate = grown.add("checkpoint", leading_NK[self.fit_rows], permutations=self.settings.n_permutations)
+        held = grown.transform(leading_NK[self.held_rows], source="checkpoint")
         facts: Facts = {"agreement": certificate.agreement, "p": certificate.p_value}
         both = []
-        for name, reference_NG in self.features.items():
-            theirs = grown.transform(self._leading(reference_NG)[self.held_rows], source=name)
+        for name, theirs in self.placed.items():
             for direction, (queries, gallery) in {"to": (held, theirs), "from": (theirs, held)}.items():
                 rank1 = float((pair_ranks(queries, gallery).first_rank_Q == 1).double().mean())
                 facts[f"rank1_{direction}_{name}"] = rank1
@@ -244,16 +249,16 @@ class ReferencePanel:
 
     def _prepared(self, reference: Reference, cache: Path | None) -> tuple[Tensor, Eigenbasis]:
         s = self.settings
-        named = json.dumps([FORMAT, reference.key(), self.fingerprint, s.n_eigenvectors, s.n_neighbors])
+        named = json.dumps([reference.key(), self.fingerprint, s.n_eigenvectors, s.n_neighbors])
         path = None if cache is None else cache / f"{hashlib.sha256(named.encode()).hexdigest()[:24]}.safetensors"
         if path is not None and path.is_file():
-            tensors, facts = _read(path)
+            tensors, facts = _read(path, REFERENCE)
             return tensors["features"], _basis_of(tensors, facts)
         rows_NF = reference.features(self.probe).embeddings_NF
         basis = self._basis(rows_NF)
         if path is not None:
             tensors, facts = _tensors_of(basis)
-            _write(path, tensors | {"features": rows_NF}, facts)
+            write_state(path, REFERENCE, tensors | {"features": rows_NF}, facts)
         return rows_NF, basis
 
 
@@ -261,13 +266,13 @@ def write_alignment(alignment: Alignment, folder: str | Path) -> Path:
     """Write `step=<step>.safetensors`, whole or not at all: arrays, and all numbers in the header."""
     path = alignment_path(folder, alignment.step)
     named = {name: getattr(alignment, name) for name in ("values", "universe", "step", "epoch", "facts")}
-    _write(path, alignment.arrays, named)
+    write_state(path, ALIGNMENT, alignment.arrays, named)
     return path
 
 
 def read_alignment(path: str | Path) -> Alignment:
     """What `write_alignment` wrote. CheckpointError when the file is damaged or of another kind."""
-    tensors, named = _read(Path(path))
+    tensors, named = _read(Path(path), ALIGNMENT)
     try:
         return Alignment(arrays=tensors, **named)
     except TypeError as error:
@@ -301,23 +306,8 @@ def _facts(found: Similarity) -> Facts:
     return {name: float(value) for name, value in found._asdict().items() if value is not None}
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    with whole_file(path) as unfinished:
-        named = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
-        save_file(named, unfinished, metadata={"format": FORMAT, "facts": json.dumps(facts)})
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
-        if metadata.get("format") != FORMAT:
-            raise CheckpointError(
-                f"expected format {FORMAT!r} in {path}, got {metadata.get('format')!r}: measure again"
-            )
-        return tensors, json.loads(metadata["facts"])
-    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as an alignment ({error}): delete it and measure again"
-        ) from error
+        return read_state(path, kind)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; or delete it and measure again") from error

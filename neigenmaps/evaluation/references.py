@@ -43,6 +43,7 @@ from neigenmaps.evaluation.baselines import flatten_images, principal_components
 from neigenmaps.features import FeatureSet, fingerprint_rows
 from neigenmaps.nn import NeuralEigenmapModel
 from neigenmaps.nn.encoders import build_backbone, evaluation_mode
+from neigenmaps.nn.weights import check_weights
 from neigenmaps.spectral import laplacian_eigenbasis, neighbor_graph
 from neigenmaps.types import Space
 
@@ -192,7 +193,10 @@ class NetworkReference(Reference):
 
     def embed(self, images: ImageStore) -> Tensor:
         network = self.build()
-        load_exactly(network, _weights(self.weights), self.weights)
+        state = _weights(self.weights)
+        complaint = f"{self.weights} holds weights of another network"
+        check_weights(network, state, complaint, optional="num_batches_tracked")
+        network.load_state_dict(state, strict=False)
         parts: list[Tensor] = []
         tapped = self._output_of(network)
         hook = tapped.register_forward_hook(lambda module, given, output: parts.append(output.flatten(1).float()))
@@ -274,22 +278,6 @@ def parse_reference(text: str) -> Reference:
         f"features, got {text!r}, which is none of these or does not exist; for other networks use TimmReference or "
         "ConstructedReference by class_path"
     )
-
-
-def load_exactly(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load a state dict; CheckpointError lists missing, unexpected and misshapen entries."""
-    own = network.state_dict()
-    wrong = [f"missing {name}" for name in own.keys() - state.keys() if not name.endswith("num_batches_tracked")]
-    wrong += [f"unexpected {name}" for name in state.keys() - own.keys()]
-    wrong += [
-        f"{name} has shape {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
-        for name in own.keys() & state.keys()
-        if own[name].shape != state[name].shape
-    ]
-    if wrong:
-        shown = "; ".join(sorted(wrong)[:8])
-        raise CheckpointError(f"{source} holds weights of another network ({len(wrong)} entries differ): {shown}")
-    network.load_state_dict(dict(state), strict=False)
 
 
 def _weights(path: str) -> dict[str, Tensor]:

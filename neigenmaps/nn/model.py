@@ -16,6 +16,7 @@ from neigenmaps.errors import CheckpointError, InputError, NonFiniteError, NotFi
 from neigenmaps.files import whole_file
 from neigenmaps.functional.rayleigh_ritz import RitzResult
 from neigenmaps.nn.encoders import build_backbone, build_projector, evaluation_mode, feature_width
+from neigenmaps.nn.weights import check_weights
 from neigenmaps.types import Scaling, Space, Stem
 
 
@@ -168,17 +169,7 @@ class NeuralEigenmapModel(nn.Module):
 
     def load_weights(self, state: Mapping[str, Tensor]) -> None:
         """Load a state dict; CheckpointError lists missing, unexpected and misshapen entries."""
-        own = self.state_dict()
-        wrong = [f"missing {name}" for name in own.keys() - state.keys()]
-        wrong += [f"unexpected {name}" for name in state.keys() - own.keys()]
-        wrong += [
-            f"{name} has shape {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
-            for name in own.keys() & state.keys()
-            if own[name].shape != state[name].shape
-        ]
-        if wrong:
-            shown = "; ".join(sorted(wrong)[:8])
-            raise CheckpointError(f"these weights belong to another model ({len(wrong)} entries differ): {shown}")
+        check_weights(self, state, "these weights belong to another model")
         self.load_state_dict(dict(state))
 
     def _encode_batch(self, images_BCHW: Tensor, space: Space, scaling: Scaling) -> Tensor:

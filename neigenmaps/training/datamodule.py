@@ -71,7 +71,47 @@ class RowLoader:
         self.next_batch = state["next_batch"]
 
 
-class ViewsDataModule(pl.LightningDataModule):
+class RowsDataModule(pl.LightningDataModule):
+    """Batches of row numbers that resume inside an epoch. batch_size: of all processes together. seed: of their order."""
+
+    def __init__(self, batch_size: int, seed: int) -> None:
+        super().__init__()
+        self.batch_size, self.seed = batch_size, seed
+        self._loader: RowLoader | None = None
+        self._resume_at: dict[str, int] | None = None
+
+    def training_rows(self, rows: int) -> RowLoader:
+        """Shuffled batches of so many rows, from where a resumed run stood. InputError unless processes share them evenly."""
+        rank, world = process()
+        if self.batch_size % world:
+            raise InputError(
+                f"batch_size {self.batch_size} is of all processes together: expected a multiple of {world}"
+            )
+        self._loader = RowLoader(
+            "train",
+            rows,
+            self.batch_size,
+            seed=self.seed,
+            shuffle=True,
+            epoch=lambda: 0 if self.trainer is None else self.trainer.current_epoch,
+            rank=rank,
+            world=world,
+        )
+        if self._resume_at is not None:
+            self._loader.load_state_dict(self._resume_at)
+            self._resume_at = None
+        return self._loader
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the epoch stands. Lightning keeps the loader's state too, but does not give it back when the module has asked for
+        the number of steps (`estimated_stepping_batches`), because the loader is then made before the checkpoint is read."""
+        return {} if self._loader is None else self._loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self._resume_at = state_dict
+
+
+class ViewsDataModule(RowsDataModule):
     """Images by name or path, and random views of them made on the device.
 
     dataset, root, download, image_size, cache_dir, test_share, max_unreadable_share: as in `neigenmaps.data.load_splits`.
@@ -96,17 +136,15 @@ class ViewsDataModule(pl.LightningDataModule):
         test_share: float = 0.2,
         max_unreadable_share: float = 0.01,
     ) -> None:
-        super().__init__()
         if batch_size < 2 or probe_size < 2:
             raise InputError(f"expected batch_size and probe_size of at least 2, got {batch_size} and {probe_size}")
+        super().__init__(batch_size, seed)
         self.dataset, self.root, self.download = dataset, root, download
         self.image_size, self.cache_dir = image_size, cache_dir
         self.test_share, self.max_unreadable_share = test_share, max_unreadable_share
-        self.batch_size, self.seed, self.resident, self.probe_size = batch_size, seed, resident, probe_size
+        self.resident, self.probe_size = resident, probe_size
         self.augmentation = BatchAugmentation([ViewLaw()] if laws is None else laws)
         self._placed: dict[Part, Tensor] = {}
-        self._loader: RowLoader | None = None
-        self._resume_at: dict[str, int] | None = None
 
     def prepare_data(self) -> None:
         self.setup()  # downloads and packs on one process, before the others look
@@ -139,33 +177,7 @@ class ViewsDataModule(pl.LightningDataModule):
         return self.splits.train.skipped + self.splits.test.skipped
 
     def train_dataloader(self) -> RowLoader:
-        rank, world = process()
-        if self.batch_size % world:
-            raise InputError(
-                f"batch_size {self.batch_size} is of all processes together: expected a multiple of {world}"
-            )
-        self._loader = RowLoader(
-            "train",
-            len(self.splits.train),
-            self.batch_size,
-            seed=self.seed,
-            shuffle=True,
-            epoch=lambda: 0 if self.trainer is None else self.trainer.current_epoch,
-            rank=rank,
-            world=world,
-        )
-        if self._resume_at is not None:
-            self._loader.load_state_dict(self._resume_at)
-            self._resume_at = None
-        return self._loader
-
-    def state_dict(self) -> dict[str, int]:
-        """Where the epoch stands. Lightning keeps the loader's state too, but does not give it back when the module has asked for
-        the number of steps (`estimated_stepping_batches`), because the loader is then made before the checkpoint is read."""
-        return {} if self._loader is None else self._loader.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self._resume_at = state_dict
+        return self.training_rows(len(self.splits.train))
 
     def val_dataloader(self) -> RowLoader:
         return RowLoader("probe", len(self.probe), CHUNK, seed=self.seed, shuffle=False)

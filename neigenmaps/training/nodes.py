@@ -26,8 +26,8 @@ from neigenmaps.graphs.operators import Rows, WalkOperator, in_chunks, take
 from neigenmaps.nn import NestedLowRank, Objective
 from neigenmaps.nn.encoders import evaluation_mode
 from neigenmaps.training.cli import EigenmapCLI
-from neigenmaps.training.datamodule import RowLoader
-from neigenmaps.training.gather import gather_rows, process
+from neigenmaps.training.datamodule import RowLoader, RowsDataModule
+from neigenmaps.training.gather import gather_rows
 from neigenmaps.training.optimizers import (
     OptimizerName,
     build_optimizer,
@@ -38,7 +38,7 @@ from neigenmaps.training.optimizers import (
 )
 
 
-class NodesDataModule(pl.LightningDataModule):
+class NodesDataModule(RowsDataModule):
     """Pairs of nodes `walk_steps` steps apart, as many an epoch as the graph has edges, drawn anew by (seed, epoch, batch).
 
     graph: path of an npz file as `neigenmaps.graphs.read_graph` reads it. batch_size: of all processes together.
@@ -50,18 +50,10 @@ class NodesDataModule(pl.LightningDataModule):
     def __init__(
         self, graph: str, batch_size: int = 512, walk_steps: int = 1, unit_rows: bool = True, seed: int = 0
     ) -> None:
-        super().__init__()
         if batch_size < 2:
             raise InputError(f"expected a batch_size of at least 2, got {batch_size}")
-        self.path, self.batch_size, self.walk_steps, self.unit_rows, self.seed = (
-            graph,
-            batch_size,
-            walk_steps,
-            unit_rows,
-            seed,
-        )
-        self._loader: RowLoader | None = None
-        self._resume_at: dict[str, int] | None = None
+        super().__init__(batch_size, seed)
+        self.path, self.walk_steps, self.unit_rows = graph, walk_steps, unit_rows
 
     def setup(self, stage: str | None = None) -> None:
         """Read the graph, once: `graph`, and `rows`, the features as the network reads them."""
@@ -79,35 +71,11 @@ class NodesDataModule(pl.LightningDataModule):
         )
 
     def train_dataloader(self) -> RowLoader:
-        rank, world = process()
-        if self.batch_size % world:
-            raise InputError(
-                f"batch_size {self.batch_size} is of all processes together: expected a multiple of {world}"
-            )
-        self._loader = RowLoader(
-            "train",
-            self.graph.n_edges,
-            self.batch_size,
-            seed=self.seed,
-            shuffle=True,
-            epoch=lambda: 0 if self.trainer is None else self.trainer.current_epoch,
-            rank=rank,
-            world=world,
-        )
-        if self._resume_at is not None:
-            self._loader.load_state_dict(self._resume_at)
-            self._resume_at = None
-        return self._loader
+        return self.training_rows(self.graph.n_edges)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Tensor]:
         ends = self.walk.pairs(len(batch["index"]), torch.Generator().manual_seed(batch["seed"]))
         return {"views": torch.stack([take(self.rows, end) for end in ends]).to(batch["index"].device)}
-
-    def state_dict(self) -> dict[str, int]:
-        return {} if self._loader is None else self._loader.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self._resume_at = state_dict
 
 
 class NodesModule(pl.LightningModule):
@@ -161,8 +129,8 @@ class NodesModule(pl.LightningModule):
                 f"the nodes have {rows.shape[1]} features, the model expects {self.config['in_features']}: set "
                 f"model.in_features to {rows.shape[1]}"
             )
-        dense = sp.issparse(rows)
-        mean = float((rows.multiply(rows) if dense else rows.square()).mean())
+        sparse = sp.issparse(rows)
+        mean = float((rows.multiply(rows) if sparse else rows.square()).mean())
         self.network.set_units(self.network.center_F, torch.tensor(mean**0.5 or 1.0))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
