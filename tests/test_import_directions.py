@@ -14,7 +14,7 @@ RANK = {
     "nn": 2, "data": 2, "spectral": 2, "alignment": 2, "graphs": 2,
     "retrieval": 3, "evaluation": 3,
     "training": 4, "reporting": 4,
-    "cli": 5, "__main__": 5,
+    "cli": 5, "commands": 5, "__main__": 6,
 }  # fmt: skip
 SAME_RANK_ALLOWED = {("alignment", "spectral"), ("graphs", "spectral")}
 HOME_OF = {
