@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -38,7 +38,8 @@ class CodeStore:
 
     An array is kept without copying: do not change it afterwards. ids: distinct integers or strings, 0 .. N-1 when
     None. eigenvalues: (K,), what each number is worth. fingerprint: of the model that made the codes
-    (`fingerprint_model`); codes and queries that name another one are refused.
+    (`fingerprint_model`); codes and queries that name another one are refused. notes: free text kept in the file, such
+    as where the images lie.
 
     Raises:
         ShapeError: codes that are not a matrix, ids or eigenvalues of another length.
@@ -53,14 +54,16 @@ class CodeStore:
         ids: Ids | None = None,
         eigenvalues: Array | None = None,
         fingerprint: str | None = None,
+        notes: Mapping[str, str] | None = None,
     ) -> None:
         rows = checked_codes("gallery", codes)
         self.width = rows.shape[1]
         self.ids = np.arange(len(rows)) if ids is None else _checked_ids(ids, len(rows))
         self.eigenvalues_K = None if eigenvalues is None else _checked_eigenvalues(eigenvalues, self.width)
         self.fingerprint = fingerprint
+        self.notes = _checked_notes(notes or {})
         self.alive_N = np.ones(len(rows), dtype=bool)
-        self._segments = [_Segment((0,), (rows,))]
+        self._segments, self._n_given = [_Segment((0,), (rows,))], 1
 
     def __len__(self) -> int:
         """Rows that have not been removed."""
@@ -99,9 +102,9 @@ class CodeStore:
             raise InputError(f"{int(known.sum())} ids are in use, first {new[known][0]!r}: remove these rows first")
         self.ids = np.concatenate([self.ids, new])
         self.alive_N = np.concatenate([self.alive_N, np.ones(len(rows), dtype=bool)])
-        base, *added = self._segments
-        parts = [segment.blocks[0] for segment in added] + [rows.astype(base.blocks[0].dtype)]
-        self._segments = [base, _Segment((0,), (np.concatenate(parts),))]
+        given, added = self._segments[: self._n_given], self._segments[self._n_given :]
+        parts = [segment.blocks[0] for segment in added] + [rows.astype(given[0].blocks[0].dtype)]
+        self._segments = [*given, _Segment((0,), (np.concatenate(parts),))]
 
     def remove(self, ids: Ids) -> None:
         """Take out the rows with these ids. Raises InputError for ids that are not there; then nothing is removed."""
@@ -133,7 +136,7 @@ class CodeStore:
         dtype = str(self._segments[0].blocks[0].dtype)
         for a, b in pairwise(_block_edges(self.width)):
             parts.append(Part(f"codes_{a}_{b}", dtype, (len(rows), b - a), self._pieces(rows, a, b)))
-        write_sealed(path, parts, {"fingerprint": json.dumps(self.fingerprint)})
+        write_sealed(path, parts, {"fingerprint": json.dumps(self.fingerprint), "notes": json.dumps(self.notes)})
 
     @classmethod
     def load(cls, path: str | Path, *, verify: bool = True) -> Self:
@@ -145,14 +148,41 @@ class CodeStore:
         """
         notes, arrays = read_sealed(path, verify=verify)
         try:
-            return cls._of(arrays, json.loads(notes["fingerprint"]))
+            return cls._of(arrays, json.loads(notes["fingerprint"]), json.loads(notes.get("notes", "{}")))
         except KeyError as error:
             raise CheckpointError(f"{path} has no {error}: save the index again") from error
         except ValueError as error:  # InputError and JSONDecodeError among them
             raise CheckpointError(f"{path} does not hold a code store: {error}") from error
 
     @classmethod
-    def _of(cls, arrays: dict[str, NDArray[Any]], fingerprint: str | None) -> Self:
+    def joined(cls, stores: Sequence[CodeStore]) -> Self:
+        """One store after the other, sharing their memory; eigenvalues, fingerprint and notes of the first.
+
+        Raises InputError for no stores, or ids that occur twice, ShapeError for other widths, and InputError for codes
+        of several models or precisions.
+        """
+        if not stores:
+            raise InputError("expected stores to join, got none")
+        first = stores[0]
+        for other in stores[1:]:
+            first.check_fingerprint(other.fingerprint)
+            if other.width != first.width:
+                raise ShapeError(f"expected codes of width {first.width}, got {other.width}: encode with one model")
+        kinds = {(str(block.dtype), one.ids.dtype.kind) for one in stores for s in one._segments for block in s.blocks}
+        if len(kinds) > 1:
+            raise InputError(f"expected stores of one precision and one kind of ids, got {sorted(kinds)}: convert them")
+        store = cls.__new__(cls)  # not __init__, which would read every number
+        store.width, store.eigenvalues_K = first.width, first.eigenvalues_K
+        store.fingerprint, store.notes = first.fingerprint, dict(first.notes)
+        store.alive_N = np.concatenate([one.alive_N for one in stores])
+        store.ids = np.concatenate([one.ids for one in stores])
+        _checked_ids(store.ids[store.alive_N], int(store.alive_N.sum()))
+        store._segments = [segment for one in stores for segment in one._segments]
+        store._n_given = len(store._segments)
+        return store
+
+    @classmethod
+    def _of(cls, arrays: dict[str, NDArray[Any]], fingerprint: str | None, notes: Mapping[str, str]) -> Self:
         names = {int(name.split("_")[1]): name for name in arrays if name.startswith("codes_")}
         starts = tuple(sorted(names))
         blocks = tuple(arrays[names[start]] for start in starts)
@@ -164,9 +194,9 @@ class CodeStore:
         store.ids = _checked_ids(_read_ids(arrays), len(blocks[0]))
         eigenvalues = arrays.get("eigenvalues")
         store.eigenvalues_K = None if eigenvalues is None else _checked_eigenvalues(eigenvalues, store.width)
-        store.fingerprint = fingerprint
+        store.fingerprint, store.notes = fingerprint, _checked_notes(notes)
         store.alive_N = np.ones(len(blocks[0]), dtype=bool)
-        store._segments = [_Segment(starts, blocks)]
+        store._segments, store._n_given = [_Segment(starts, blocks)], 1
         return store
 
     def _copy(self, m: int, out: NDArray[Any], rows: slice | NDArray[np.int64], first: int = 0) -> NDArray[Any]:
@@ -263,6 +293,12 @@ def _checked_eigenvalues(eigenvalues: Any, width: int) -> NDArray[np.float64]:
     if not np.isfinite(values).all():
         raise NonFiniteError("expected finite eigenvalues, got NaN or infinity: look at Rayleigh-Ritz")
     return values
+
+
+def _checked_notes(notes: Any) -> dict[str, str]:
+    if not isinstance(notes, Mapping) or not all(isinstance(text, str) for item in notes.items() for text in item):
+        raise InputError(f"expected notes from str to str, got {notes!r}: convert the values")
+    return dict(notes)
 
 
 def _block_edges(width: int) -> list[int]:

@@ -233,3 +233,40 @@ def test_killed_at_any_moment_with_a_million_codes(tmp_path: Path) -> None:
     counts = killed_while_saving(tmp_path, 1_000_000, 128, kills=40)
     assert counts["old"] + counts["new"] == 40
     assert min(counts["old"], counts["new"], counts["left_over"]) > 0  # kills fell before, after, and amid the writing
+
+
+def test_notes_are_kept_and_must_be_text(tmp_path: Path) -> None:
+    notes = {"images": "some/folder", "é": "<b>"}
+    CodeStore(codes(), notes=notes).save(tmp_path / "s")
+    assert CodeStore.load(tmp_path / "s").notes == notes
+    with pytest.raises(InputError, match="from str to str"):
+        CodeStore(codes(), notes={"n": 3})  # type: ignore[dict-item]
+
+
+def test_joined_stores_answer_like_one(tmp_path: Path) -> None:
+    whole = codes(50)
+    for number, part in enumerate((slice(0, 20), slice(20, 21), slice(21, 50))):
+        CodeStore(whole[part], ids=np.arange(50)[part], fingerprint="model a").save(tmp_path / str(number))
+    store = CodeStore.joined([CodeStore.load(tmp_path / str(number)) for number in range(3)])
+    np.testing.assert_array_equal(store.prefix(40), whole)
+    np.testing.assert_array_equal(store.gather(np.array([49, 20, 0, 20]), 17), whole[[49, 20, 0, 20], :17])
+    store.add(-whole[:2], fingerprint="model a")
+    store.add(-whole[2:3])
+    store.remove([20])
+    store.save(tmp_path / "all")
+    after = CodeStore.load(tmp_path / "all")
+    np.testing.assert_array_equal(after.prefix(40), np.concatenate([np.delete(whole, 20, 0), -whole[:3]]))
+    assert after.ids.tolist() == [*range(20), *range(21, 53)]
+
+
+def test_stores_that_do_not_belong_together_are_not_joined() -> None:
+    a = CodeStore(codes(), fingerprint="a")
+    for others, message in (
+        ([], "got none"),
+        ([a, CodeStore(codes(), fingerprint="b")], "expected codes of the model"),
+        ([a, CodeStore(codes(width=8))], "width 40, got 8"),
+        ([a, CodeStore(codes().astype(np.float16), ids=np.arange(50, 100))], "one precision"),
+        ([a, CodeStore(codes())], "50 repeated"),
+    ):
+        with pytest.raises(InputError, match=message):
+            CodeStore.joined(others)
