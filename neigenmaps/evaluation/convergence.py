@@ -1,7 +1,7 @@
 """How far a representation has converged toward reference models: what the callback and the command both call.
 
     panel = ReferencePanel({"pixels": PixelReference()}, probe, cache="cache")   # embeds, solves and fits once
-    alignment = panel.align({"backbone": features_NF})                           # at every checkpoint
+    alignment = panel.align(embed_layers(model, probe.images_NCHW, ["backbone"]))    # at every checkpoint
     alignment.values["backbone"]["pixels"]["lfm"]["calibrated"]
 
 Whatever does not change while training runs lies in the panel: the references' features, their eigenbases, and the
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -32,8 +33,11 @@ from neigenmaps.evaluation.references import Reference
 from neigenmaps.features import fingerprint_rows
 from neigenmaps.functional.pair_ranking import pair_ranks
 from neigenmaps.functional.similarity import Similarity, linear_cka, mutual_knn, procrustes_distance
+from neigenmaps.nn import NeuralEigenmapModel
+from neigenmaps.nn.encoders import evaluation_mode
 from neigenmaps.spectral import Eigenbasis
 
+Layer = Literal["backbone", "projector"]
 Method = Literal["lfm", "gcpa"]
 Measure = Literal["unbiased_cka", "mutual_knn", "procrustes"]
 Facts = dict[str, float]  # value, null_mean, null_std, z, p, calibrated
@@ -44,6 +48,8 @@ MEASURES: Mapping[str, Callable[..., Similarity]] = {
     "procrustes": procrustes_distance,
 }
 LEAST_ROWS = 40
+CHUNK = 512  # images of one pass
+COMPARABLE = ("probe", "references", "settings")  # facts that must agree in one curve
 ALIGNMENT, REFERENCE = "Alignment", "Reference"  # kinds of file
 
 
@@ -79,7 +85,11 @@ class AlignmentSettings:
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """values: by layer, reference and measure. universe: by layer, what the universe says. arrays: maps and bases."""
+    """values: by layer, reference and measure. universe: by layer, what the universe says. arrays: maps, bases and places.
+
+    facts: what was measured on and with: `probe` (fingerprint), `references` (their keys), `settings`; and `between`, the
+    calibrated overlap of the references with each other.
+    """
 
     values: dict[str, dict[str, dict[str, Facts]]]
     universe: dict[str, Facts]
@@ -101,6 +111,14 @@ class Alignment:
     def basis(self, layer: str) -> Eigenbasis:
         """The eigenbasis of a layer's graph, as it was measured with."""
         return _basis_of({name: self.arrays[f"{layer}/basis/{name}"] for name in _BASIS}, self.facts["bases"][layer])
+
+    def likeness(self, other: Alignment, layer: str) -> float:
+        """Calibrated overlap of the smooth functions of this checkpoint and another one's."""
+        return _overlap(self.basis(layer), other.basis(layer), self.facts["settings"]["n_eigenvectors"])
+
+    def comparable(self, other: Alignment) -> bool:
+        """Whether both were measured on the same images, with the same references and settings."""
+        return all(self.facts[name] == other.facts[name] for name in COMPARABLE)
 
 
 class ReferencePanel:
@@ -134,6 +152,11 @@ class ReferencePanel:
         self.bases: dict[str, Eigenbasis] = {}
         for name, reference in references.items():
             self.features[name], self.bases[name] = self._prepared(reference, None if cache is None else Path(cache))
+        self.facts: dict[str, Any] = {
+            "probe": self.fingerprint,
+            "references": {name: reference.key() for name, reference in references.items()},
+            "settings": _plain(self.settings),
+        }
         order_N = torch.randperm(len(probe), generator=torch.Generator().manual_seed(self.settings.seed))
         self.fit_rows, self.held_rows = order_N[: len(probe) // 2], order_N[len(probe) // 2 :]
         self.leading = {name: self._leading(rows_NF) for name, rows_NF in self.features.items()}
@@ -145,6 +168,10 @@ class ReferencePanel:
                 name: self.universe.transform(rows_NK[self.held_rows], source=name)
                 for name, rows_NK in self.leading.items()
             }
+            middle_HK = torch.stack(list(self.placed.values())).mean(dim=0)
+            # two axes that no checkpoint changes, so that its rows can be followed through training
+            self.axes_K2 = torch.linalg.svd(middle_HK - middle_HK.mean(dim=0), full_matrices=False).Vh[:2].T
+        self.facts["between"] = self._between() if "lfm" in self.settings.methods else {}
 
     def align(
         self,
@@ -181,21 +208,11 @@ class ReferencePanel:
                 drift = self._similarity(basis, previous.basis(layer))
                 values[layer]["previous"] = {"lfm": _facts(drift.panel["weighted_overlap"])}
             if self.universe is not None:
-                universe[layer] = self._newcomer(self.universe, leading_NK)
-        facts = {"probe": self.fingerprint, "bases": bases, "settings": asdict(self.settings)}
-        return Alignment(values, universe, arrays, step, epoch, facts)
-
-    def to_final(self, earlier: Sequence[Alignment]) -> list[dict[str, float]]:
-        """How near every checkpoint is to the last one, calibrated, by layer."""
-        last = earlier[-1]
-        return [
-            {
-                layer: self._similarity(one.basis(layer), last.basis(layer)).score
-                for layer in last.values
-                if layer in one.values
-            }
-            for one in earlier
-        ]
+                universe[layer], arrays[f"{layer}/places"] = self._newcomer(self.universe, leading_NK)
+        if self.universe is not None:
+            arrays |= {f"places/{name}": self._places(rows_HK) for name, rows_HK in self.placed.items()}
+            arrays["places_rows"] = self.held_rows
+        return Alignment(values, universe, arrays, step, epoch, self.facts | {"bases": bases})
 
     def _measures(self, rows_NF: Tensor, leading_NK: Tensor, reference: str) -> dict[str, Facts]:
         measured: dict[str, Facts] = {}
@@ -222,8 +239,18 @@ class ReferencePanel:
             basis, other, n_eigenvectors=s.n_eigenvectors, n_permutations=s.n_permutations, random_state=s.seed
         )
 
-    def _newcomer(self, universe: GCPA, leading_NK: Tensor) -> Facts:
-        """The checkpoint in the universe: its map from one half of the rows, its numbers on the other."""
+    def _between(self) -> dict[str, dict[str, float]]:
+        m, names = self.settings.n_eigenvectors, list(self.bases)
+        found: dict[str, dict[str, float]] = {name: {name: 1.0} for name in names}
+        for a, b in itertools.combinations(names, 2):
+            found[a][b] = found[b][a] = _overlap(self.bases[a], self.bases[b], m)
+        return found
+
+    def _places(self, rows_HK: Tensor) -> Tensor:
+        return (rows_HK @ self.axes_K2).float()
+
+    def _newcomer(self, universe: GCPA, leading_NK: Tensor) -> tuple[Facts, Tensor]:
+        """The checkpoint in the universe: its map from one half of the rows, its numbers and places on the other."""
         grown = copy.copy(universe)
         certificate = grown.add("checkpoint", leading_NK[self.fit_rows], permutations=self.settings.n_permutations)
         held = grown.transform(leading_NK[self.held_rows], source="checkpoint")
@@ -234,7 +261,7 @@ class ReferencePanel:
                 rank1 = float((pair_ranks(queries, gallery).first_rank_Q == 1).double().mean())
                 facts[f"rank1_{direction}_{name}"] = rank1
                 both.append(rank1)
-        return facts | {"rank1": sum(both) / len(both), "worst_rank1": min(both)}
+        return facts | {"rank1": sum(both) / len(both), "worst_rank1": min(both)}, self._places(held)
 
     def _leading(self, rows_NF: Tensor) -> Tensor:
         """Principal components; axes from the half of the rows that the universe is fitted on."""
@@ -260,6 +287,18 @@ class ReferencePanel:
             tensors, facts = _tensors_of(basis)
             write_state(path, REFERENCE, tensors | {"features": rows_NF}, facts)
         return rows_NF, basis
+
+
+def embed_layers(model: NeuralEigenmapModel, images_NCHW: Tensor, layers: Sequence[Layer]) -> dict[str, Tensor]:
+    """Features of images by layer, without augmentation, in one pass, on the CPU."""
+    device = model.pixel_mean.device
+    parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+    with evaluation_mode(model):
+        for images_BCHW in images_NCHW.split(CHUNK):
+            outputs = model(images_BCHW.to(device))
+            for layer in layers:
+                parts[layer].append((outputs.features if layer == "backbone" else outputs.codes).float().cpu())
+    return {layer: torch.cat(rows) for layer, rows in parts.items()}
 
 
 def write_alignment(alignment: Alignment, folder: str | Path) -> Path:
@@ -300,6 +339,16 @@ def _tensors_of(basis: Eigenbasis) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _basis_of(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Eigenbasis:
     named: dict[str, Any] = {name: tensors[name] for name in _BASIS} | dict(facts)
     return Eigenbasis(**named | {"groups": tuple((int(start), int(stop)) for start, stop in facts["groups"])})
+
+
+def _overlap(basis: Eigenbasis, other: Eigenbasis, n_eigenvectors: int) -> float:
+    return lfm_similarity(basis, other, n_eigenvectors=n_eigenvectors, n_permutations=0).score
+
+
+def _plain(settings: AlignmentSettings) -> dict[str, Any]:
+    """As JSON gives it back, so that what was written can be compared with what will be."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
+    return plain
 
 
 def _facts(found: Similarity) -> Facts:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -18,18 +18,16 @@ from neigenmaps.errors import AlignmentWarning, InputError, NonFiniteError
 from neigenmaps.evaluation.convergence import (
     Alignment,
     AlignmentSettings,
+    Layer,
     Measure,
     Method,
     ReferencePanel,
+    embed_layers,
     read_alignments,
     write_alignment,
 )
 from neigenmaps.evaluation.references import Reference, parse_reference
-from neigenmaps.nn import NeuralEigenmapModel
-from neigenmaps.nn.encoders import evaluation_mode
-from neigenmaps.training.datamodule import CHUNK, ViewsDataModule
-
-Layer = Literal["backbone", "projector"]
+from neigenmaps.training.datamodule import ViewsDataModule
 
 STILL_CHECKS = 3  # in a row, before convergence is believed
 DIVERGED = 0.2  # calibrated alignment lost since the best checkpoint
@@ -236,18 +234,6 @@ class AlignmentMonitor(Callback):
 
     def _last_step(self) -> int | None:
         return self.alignments[-1].step if self.alignments else None
-
-
-def embed_layers(model: NeuralEigenmapModel, images_NCHW: Tensor, layers: Sequence[Layer]) -> dict[str, Tensor]:
-    """Features of images by layer, without augmentation, in one pass, on the CPU."""
-    device = model.pixel_mean.device
-    parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
-    with evaluation_mode(model):
-        for images_BCHW in images_NCHW.split(CHUNK):
-            outputs = model(images_BCHW.to(device))
-            for layer in layers:
-                parts[layer].append((outputs.features if layer == "backbone" else outputs.codes).float().cpu())
-    return {layer: torch.cat(rows) for layer, rows in parts.items()}
 
 
 def shared_images(probe_NCHW: Tensor, train_NCHW: Tensor) -> int:

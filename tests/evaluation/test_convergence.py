@@ -102,7 +102,7 @@ def test_the_previous_and_the_final_checkpoint(panel: ReferencePanel) -> None:
     third = panel.align({"backbone": cloud(4, 40, noise=0.5)}, step=3, previous=second)
     assert second.values["backbone"]["previous"]["lfm"]["calibrated"] == pytest.approx(1.0, abs=1e-6)
     assert third.values["backbone"]["previous"]["lfm"]["calibrated"] < 0.95
-    to_final = [one["backbone"] for one in panel.to_final([first, second, third])]
+    to_final = [one.likeness(third, "backbone") for one in (first, second, third)]
     assert to_final[0] == to_final[1] < to_final[2] == pytest.approx(1.0, abs=1e-6)
 
 
