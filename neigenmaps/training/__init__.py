@@ -2,7 +2,8 @@
 
 from neigenmaps.training.alignment_monitor import AlignmentMonitor
 from neigenmaps.training.callbacks import OnlineKNN, SpectrumMonitor
-from neigenmaps.training.cli import EigenmapCLI, read_checkpoint
+from neigenmaps.training.checkpoints import read_checkpoint
+from neigenmaps.training.cli import EigenmapCLI
 from neigenmaps.training.datamodule import RowLoader, ViewsDataModule
 from neigenmaps.training.gather import gather_rows
 from neigenmaps.training.module import EigenmapModule

@@ -40,7 +40,7 @@ class AlignmentMonitor(Callback):
     of the data module, evenly spread; probe_dataset: other images, by name or path. every_n_epochs or every_n_steps.
     layers: the first one is logged as `align/<reference>/<measure>`, further ones with `/<layer>` behind. methods, measures,
     n_eigenvectors, n_neighbors, n_permutations: see `AlignmentSettings`. cache: folder for what belongs to the references.
-    background: measure on a thread while training goes on; None does so where training runs on a GPU.
+    background: measure on a thread while training goes on; None does so on a GPU, and where other processes would wait.
     stop_when_still: ends training when the calibrated likeness to the previous checkpoint has reached this for three
     checks in a row. Warns when the mean alignment falls by more than 0.2 below its best: divergence or collapse.
 
@@ -89,9 +89,10 @@ class AlignmentMonitor(Callback):
             return
         data: ViewsDataModule = trainer.datamodule  # type: ignore[attr-defined]
         self.folder = Path(trainer.default_root_dir) / "alignment"
-        self.probe = self._probe(data)
+        self.probe = self.probe_images(data)
         self.panel = ReferencePanel(self.references, self.probe, self.settings, cache=self.cache)
-        in_background = pl_module.device.type != "cpu" if self.background is None else self.background
+        waited_for = pl_module.device.type != "cpu" or trainer.world_size > 1
+        in_background = waited_for if self.background is None else self.background
         self._worker = ThreadPoolExecutor(1) if in_background else None
         self._pending: Future[Alignment | str] | None = None
         self._started, self._spent = time.perf_counter(), 0.0
@@ -139,7 +140,8 @@ class AlignmentMonitor(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._earlier_folder = state_dict.get("folder")
 
-    def _probe(self, data: ViewsDataModule) -> ImageStore:
+    def probe_images(self, data: ViewsDataModule) -> ImageStore:
+        """What is embedded: held-out images of the data, or of `probe_dataset`. Warns of images that are trained on."""
         if self.probe_dataset is None:
             probe = data.splits.test.thin(self.probe_size)
         else:
@@ -160,7 +162,7 @@ class AlignmentMonitor(Callback):
         if self._earlier_folder is None or not Path(self._earlier_folder).is_dir():
             return
         for one in read_alignments(self._earlier_folder):
-            if one.step <= step and one.facts["probe"] == self.panel.fingerprint:
+            if one.step <= step and self.panel.measured(one):
                 self.alignments.append(one)
         if Path(self._earlier_folder) != self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -200,21 +202,21 @@ class AlignmentMonitor(Callback):
             warnings.warn(alignment, AlignmentWarning, stacklevel=2)
             return
         self.alignments.append(alignment)
-        write_alignment(alignment, self.folder)
+        try:
+            write_alignment(alignment, self.folder)
+        except OSError as error:  # such as a full disk: the numbers are logged all the same
+            warnings.warn(
+                f"the alignment of step {alignment.step} could not be written to {self.folder} ({error}); training goes on",
+                AlignmentWarning,
+                stacklevel=2,
+            )
         logged = {f"align/{name}": value for name, value in alignment.headlines().items()}
         logged["align/overhead"] = self._spent / max(time.perf_counter() - self._started, 1e-9)
         for logger in trainer.loggers:
             logger.log_metrics(logged, step=alignment.step)
         if bar := trainer.progress_bar_callback:
-            bar.print(self._summary(alignment))
+            bar.print(alignment.summary())
         self._warn_if_diverged()
-
-    def _summary(self, alignment: Alignment) -> str:
-        layer, references = next(iter(alignment.values.items()))
-        measures = next(iter(references.values()))
-        measure = "lfm" if "lfm" in measures else next(iter(measures))
-        shown = [f"{name} {facts[measure]['calibrated']:.2f}" for name, facts in references.items() if measure in facts]
-        return f"step {alignment.step}, {layer} aligned ({measure}): " + ", ".join(shown)
 
     def _warn_if_diverged(self) -> None:
         means = [_mean_alignment(one) for one in self.alignments]

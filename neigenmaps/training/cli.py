@@ -1,33 +1,35 @@
 """LightningCLI over one module and one data module: a YAML file is checked against their constructors.
 
-What is unusual: `run.*` says where the run folder lies, which a run that never took a step does not leave behind; checkpoints are
-read without running pickled code; an unknown key is answered with the nearest known one.
+What is unusual: `run.*` says where the run folder lies, which a run that never took a step does not leave behind; `--resume auto`
+goes on with the newest whole checkpoint of the same settings; an unknown key is answered with the nearest known one.
 """
 
 import contextlib
 import json
 import os
-import pickle
 import shlex
 import shutil
+import signal
 import sys
 import time
-import warnings
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
-import torch
+import yaml  # type: ignore[import-untyped]
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from rich import get_console
 
 from neigenmaps.errors import CheckpointError, InputError
 from neigenmaps.files import whole_file
 from neigenmaps.provenance import provenance
 from neigenmaps.training.callbacks import RunProgressBar
+from neigenmaps.training.checkpoints import WholeCheckpointIO, last_good_checkpoint, read_checkpoint
 from neigenmaps.training.datamodule import ViewsDataModule
 from neigenmaps.training.module import EigenmapModule
 from neigenmaps.training.parser import SuggestingParser
@@ -36,8 +38,22 @@ from neigenmaps.training.ritz import FitRitz
 STAMP = "NEIGENMAPS_RUN_STAMP"  # processes that Lightning starts inherit it, and so agree on the run folder
 
 
+SAME_RESULT = {
+    "download",
+    "root",
+    "cache_dir",
+    "resident",
+    "max_unreadable_share",
+}  # settings of data that only say how it comes
+
+
 class LastCheckpoint(ModelCheckpoint):
-    """A type of its own, as Lightning keeps the state of callbacks by type and period."""
+    """A type of its own, as Lightning keeps the state of callbacks by type and period. SIGTERM makes it save once more."""
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, SIGTERMException) and trainer.global_step > 0:
+            assert self.dirpath is not None
+            trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")
 
 
 class RunRecord(SaveConfigCallback):
@@ -82,9 +98,18 @@ class EigenmapCLI(LightningCLI):
             "--run.version", type=str | None, default=None, help="folder of this run (default: date-time)"
         )
         parser.add_argument("--run.save_every_n_epochs", type=int, default=10, help="how often last.ckpt is written")
+        parser.add_argument(
+            "--run.save_every_n_steps", type=int | None, default=None, help="the same, where epochs take long"
+        )
         parser.add_argument("--run.keep_every_n_epochs", type=int, default=100, help="how often a checkpoint is kept")
         parser.add_argument(
             "--run.ritz_pairs", type=int, default=16384, help="pairs that order the functions at the end"
+        )
+        parser.add_argument(
+            "--resume",
+            type=Literal["never", "auto"],
+            default="never",
+            help="auto: go on with the newest good checkpoint of the same settings below <run.root>/<run.name>, if any",
         )
         parser.link_arguments("seed_everything", "data.seed")
 
@@ -106,18 +131,55 @@ class EigenmapCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         self.first_step = 0
+        fitting = self.config.subcommand == "fit"
         if self.checkpoint is not None:
-            fitting = self.config.subcommand == "fit"
             (self.model.check_resume if fitting else self.model.check_checkpoint)(self.checkpoint)
             self.first_step = int(self.checkpoint["global_step"])
             self.checkpoint = None  # Lightning reads its own copy
+        elif fitting and self.config.fit.resume == "auto":
+            self._resume()
+
+    def _resume(self) -> None:
+        runs = self.run_folder.parent
+        found = last_good_checkpoint(runs, self._check_same_run)
+        for line in found.skipped:
+            say(f"Skipped: {line}")
+        if found.path is None:
+            say(f"No checkpoint to go on from in {runs}: starting anew.")
+            return
+        say(f"Going on from {found.path} (step {found.step}).")
+        self.config_init.fit.ckpt_path = str(found.path)
+        self.first_step = found.step
+
+    def _check_same_run(self, path: Path, checkpoint: dict[str, Any]) -> None:
+        """CheckpointError unless the checkpoint comes from a run with the settings of this one, as its `config.yaml` tells."""
+        self.model.check_resume(checkpoint)
+        record = path.parent / "config.yaml"
+        if not record.exists():
+            raise CheckpointError("no config.yaml beside it says what it was trained with")
+        theirs = yaml.safe_load(record.read_text())
+        ours = yaml.safe_load(self._parser("fit").dump(self.config.fit, skip_none=False))
+        differ = [
+            f"{part}.{name}" if part else name
+            for part, names in (("", ["seed_everything"]), ("model", ours["model"]), ("data", ours["data"]))
+            for name in names
+            if name not in SAME_RESULT
+            and (theirs.get(part, {}) if part else theirs).get(name) != (ours[part] if part else ours)[name]
+        ]
+        if differ:
+            raise CheckpointError(f"trained with other settings: {', '.join(differ)}")
 
     def fit(self, **arguments: Any) -> None:
-        """`trainer.fit`, in `fit_seconds`. Ctrl-C ends with the command that resumes."""
+        """`trainer.fit`, in `fit_seconds`. Ctrl-C ends with the command that resumes; so does SIGTERM, with all steps saved, and
+        the exit code that a shell gives it."""
         missing = [folder for folder in (self.run_folder, *self.run_folder.parents) if not folder.exists()]
         started = time.perf_counter()
         try:
             self.trainer.fit(**arguments)
+        except SIGTERMException as stopped:  # a SystemExit, too
+            if self.trainer.is_global_zero:
+                print(f"terminated at step {self.trainer.global_step}; {self.how_to_resume()}", file=sys.stderr)
+            raise SystemExit(128 + signal.SIGTERM) from stopped
         except SystemExit as stopped:
             if not isinstance(stopped.__context__, KeyboardInterrupt):  # which Lightning turns into an exit
                 raise
@@ -157,6 +219,8 @@ class EigenmapCLI(LightningCLI):
             kwargs["logger"] = [logger(run.root, name=run.name, version=stamp) for logger in loggers]
         if config.trainer.default_root_dir is None:
             kwargs["default_root_dir"] = str(self.run_folder)
+        if config.trainer.plugins is None:
+            kwargs["plugins"] = [WholeCheckpointIO()]
         self.trainer_defaults["callbacks"] = self._callbacks(config)
         try:
             return super().instantiate_trainer(**kwargs)
@@ -173,7 +237,10 @@ class EigenmapCLI(LightningCLI):
         if keeps:
             # by default Lightning would save after validations only, and a killed run would lose all epochs since the last one
             at_end: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
-            last = LastCheckpoint(folder, "last", every_n_epochs=run.save_every_n_epochs, **at_end)
+            when = {"every_n_epochs": run.save_every_n_epochs}
+            if run.save_every_n_steps is not None:
+                when = {"every_n_train_steps": run.save_every_n_steps}
+            last = LastCheckpoint(folder, "last", **when, **at_end)
             kept = ModelCheckpoint(folder, "{epoch}", every_n_epochs=run.keep_every_n_epochs, save_top_k=-1, **at_end)
             callbacks += [last, kept]
         return callbacks
@@ -183,26 +250,10 @@ class EigenmapCLI(LightningCLI):
         return FitRitz(pairs, checkpoint)
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint's contents, without running pickled code. CheckpointError when it is missing, corrupt or not ours."""
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # of a foreign file: refused below
-            contents = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        # torch's own text is left to the cause: it recommends weights_only=False, which would run a stranger's code
-        why = (
-            error.strerror
-            if isinstance(error, OSError)
-            else "truncated, or more than tensors and plain values is in it"
-        )
-        raise CheckpointError(
-            f"expected a checkpoint of neigenmaps in {path}, which cannot be read ({why}): "
-            "use last.ckpt or epoch=*.ckpt of a run folder"
-        ) from error
-    if not isinstance(contents, dict) or "model_config" not in contents:
-        raise CheckpointError(f"{path} is a checkpoint, but not one of neigenmaps: expected an entry 'model_config'")
-    return contents
+@rank_zero_only
+def say(line: str) -> None:
+    """Print a line once, however many processes there are."""
+    get_console().print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def _remove(folders: list[Path]) -> None:
