@@ -10,6 +10,8 @@ from neigenmaps.errors import NeigenmapsError
 
 VERBS = {  # each is a module of neigenmaps.commands, imported only when it is called
     "train": "train from a YAML file, as train.py does",
+    "embed": "encode a folder of images, or a data set, into a file of codes",
+    "retrieve": "find the images most similar to a query",
 }
 
 

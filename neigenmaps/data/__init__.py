@@ -5,6 +5,7 @@ from neigenmaps.data.datasets import load_splits
 from neigenmaps.data.laws import ViewLaw, byol_laws, digits_law, mnist_law, simclr_cifar_law
 from neigenmaps.data.packing import StoreWriter, write_store
 from neigenmaps.data.parameters import AugmentationParameters, LawAssignment, sample_parameters
+from neigenmaps.data.rows import ImageRows, open_rows, read_image
 from neigenmaps.data.splits import DatasetSplits
 from neigenmaps.data.store import ImageStore, open_store
 
@@ -12,6 +13,7 @@ __all__ = [
     "AugmentationParameters",
     "BatchAugmentation",
     "DatasetSplits",
+    "ImageRows",
     "ImageStore",
     "LawAssignment",
     "StoreWriter",
@@ -21,7 +23,9 @@ __all__ = [
     "digits_law",
     "load_splits",
     "mnist_law",
+    "open_rows",
     "open_store",
+    "read_image",
     "sample_parameters",
     "simclr_cifar_law",
     "write_store",

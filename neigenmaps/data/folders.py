@@ -94,13 +94,13 @@ def default_cache_dir() -> Path:
 def _list_parts(folder: Path, test_share: float) -> tuple[tuple[str, ...], Listing, Listing]:
     test_folder = next((name for name in TEST_FOLDERS if (folder / name).is_dir()), None)
     if (folder / "train").is_dir() and test_folder is not None:
-        train_files, test_files = _image_files(folder, "train"), _image_files(folder, test_folder)
+        train_files, test_files = image_files(folder, "train"), image_files(folder, test_folder)
         names = _class_names(train_files + test_files, depth=1)
         return names, _label(train_files, names, depth=1), _label(test_files, names, depth=1)
     # a lone folder "train" is a part without its counterpart; beside other folders it is a class (of trains)
     sub_folders = [path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
     part, depth = ("train", 1) if sub_folders == ["train"] else ("", 0)
-    files = _image_files(folder, part)
+    files = image_files(folder, part)
     names = _class_names(files, depth)
     whole = _label(files, names, depth)
     labels_N = None if whole.labels is None else np.asarray(whole.labels)
@@ -108,7 +108,7 @@ def _list_parts(folder: Path, test_share: float) -> tuple[tuple[str, ...], Listi
     return names, _rows(whole, train_rows.tolist()), _rows(whole, test_rows.tolist())
 
 
-def _image_files(folder: Path, part: str) -> list[str]:
+def image_files(folder: Path, part: str) -> list[str]:
     """Sorted, so that row order doesn't depend on the file system. Hidden files (macOS leaves `._a.jpg`) are passed over."""
     found = sorted(
         path.relative_to(folder).as_posix()
@@ -176,17 +176,18 @@ def _decode_all(
     with ThreadPoolExecutor() as pool:
         for start in track(starts, title, console=Console(stderr=True), transient=True):
             rows = range(start, min(start + DECODE_BATCH, len(files)))
-            yield rows, list(pool.map(lambda row: _decode(folder / files[row], size), rows))
+            yield rows, list(pool.map(lambda row: decode_image(folder / files[row], size), rows))
 
 
-def _decode(path: Path, size: int) -> Tensor | None:
-    """(3, size, size) uint8, or None if the file can't be read."""
+def decode_image(path: Path, size: int, channels: int = 3) -> Tensor | None:
+    """(channels, size, size) uint8, upright, the centre square; None if the file can't be read. channels: 1 is grey, 3 RGB."""
     try:
         with Image.open(path) as image:
-            array = np.asarray(_fit(_as_rgb(_upright(image)), size))
+            upright = _as_rgb(_upright(image))
+            array = np.asarray(_fit(upright if channels == 3 else upright.convert("L"), size))
     except UNREADABLE:
         return None
-    return torch.from_numpy(array.transpose(2, 0, 1).copy())
+    return torch.from_numpy(np.atleast_3d(array).transpose(2, 0, 1).copy())
 
 
 def _upright(image: Image.Image) -> Image.Image:

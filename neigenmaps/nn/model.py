@@ -109,10 +109,12 @@ class NeuralEigenmapModel(nn.Module):
         *,
         scaling: Scaling = "sqrt_eigenvalue",
         batch_size: int = 512,
+        truncate_dim: int | None = None,
     ) -> Tensor:
         """Codes of images, without augmentation, in evaluation mode: (N, C, H, W) -> (N, dims) on the model's device.
 
         images: uint8, or float in [0, 1]; tensor or array. dims: the first so many numbers; all of them when None.
+        truncate_dim: `dims` under the name that sentence-transformers gives it.
         space: "eigenmap" the ordered eigenfunctions, "projector" the raw outputs, "backbone" the features before the
         projector. scaling: of eigenmap codes: "sqrt_eigenvalue" makes inner products the kernel truncated at `dims`,
         "unit" gives every function variance 1.
@@ -120,8 +122,10 @@ class NeuralEigenmapModel(nn.Module):
         images. Images of another size than in training are refused, not resized: convolutions would take them, and
         give codes of another scale of detail.
         """
+        if dims is not None and truncate_dim is not None:
+            raise InputError(f"dims and truncate_dim mean the same, got {dims} and {truncate_dim}: give one of them")
         images = self._checked(_as_tensor(images))
-        dims = self._checked_dims(dims, space)
+        dims = self._checked_dims(truncate_dim if dims is None else dims, space)
         if batch_size < 1:
             raise InputError(f"expected a batch_size of at least 1, got {batch_size}")
         with evaluation_mode(self):
@@ -190,13 +194,14 @@ class NeuralEigenmapModel(nn.Module):
         raise InputError(f"scaling must be 'unit' or 'sqrt_eigenvalue', got {scaling!r}")
 
     def _checked_dims(self, dims: int | None, space: Space) -> int:
-        available = self._available(space)
+        available = self.available_dims(space)
         dims = available if dims is None else dims
         if not 1 <= dims <= available:
             raise InputError(f"expected dims between 1 and {available} for space {space!r}, got {dims}")
         return dims
 
-    def _available(self, space: Space) -> int:
+    def available_dims(self, space: Space = "eigenmap") -> int:
+        """How long codes can be. NotFittedError for "eigenmap" before Rayleigh-Ritz has run; InputError for another space."""
         if space == "backbone":
             return self.num_features
         if space == "projector":

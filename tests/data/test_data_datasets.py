@@ -285,7 +285,7 @@ def test_class_folders(zoo: Path, cache: Path) -> None:
 
 def test_second_call_decodes_nothing(zoo: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load(zoo, cache)
-    monkeypatch.setattr(neigenmaps.data.folders, "_decode", None)
+    monkeypatch.setattr(neigenmaps.data.folders, "decode_image", None)
     second = load(zoo, cache)
     assert [store.fingerprint for store in second] == [store.fingerprint for store in first]
     assert torch.equal(second[0].images_NCHW, first[0].images_NCHW)

@@ -1,0 +1,54 @@
+"""What the verbs mean by CHECKPOINT, and by a device."""
+
+from pathlib import Path
+
+import torch
+
+from neigenmaps.errors import CheckpointError, InputError
+from neigenmaps.nn import NeuralEigenmapModel
+
+CHECKPOINT_HELP = "a run folder, a model/ folder, or a .ckpt file"
+
+
+def load_model(path: str | Path, device: str = "auto") -> NeuralEigenmapModel:
+    """The model of a run folder (its model/, else its last.ckpt), of a folder written by `save_pretrained`, or of a .ckpt.
+
+    CheckpointError when there is none, or it is corrupt; no pickled code is run.
+    """
+    path = Path(path)
+    for folder in (path, path / "model"):
+        if (folder / "config.json").is_file():
+            return NeuralEigenmapModel.from_pretrained(folder).to(chosen_device(device))
+    file = path / "last.ckpt" if path.is_dir() else path
+    if file.suffix != ".ckpt" or not file.is_file():
+        found = (
+            "no such file or folder" if not path.exists() else "neither model/ nor last.ckpt" if path.is_dir() else path
+        )
+        raise CheckpointError(f"{path}: expected {CHECKPOINT_HELP}, found {found}")
+    return _from_checkpoint(file).to(chosen_device(device))
+
+
+def chosen_device(name: str) -> torch.device:
+    """auto: a GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch built without CUDA
+        raise InputError(f"device {name!r} cannot be used ({str(error).splitlines()[0]}): try --device cpu") from error
+
+
+def _from_checkpoint(file: Path) -> NeuralEigenmapModel:
+    from neigenmaps.training import read_checkpoint  # here, as only this case needs Lightning
+
+    contents = read_checkpoint(file)
+    try:
+        model = NeuralEigenmapModel(**contents["model_config"])
+    except (InputError, TypeError) as error:
+        raise CheckpointError(f"{file} holds no model of images of this version: {error}") from error
+    prefix = "model."
+    state = {
+        name.removeprefix(prefix): value for name, value in contents["state_dict"].items() if name.startswith(prefix)
+    }
+    model.load_weights(state)
+    return model

@@ -1,0 +1,76 @@
+"""Encode a folder of images, or a data set, into one file of codes.
+
+    neigenmaps embed checkpoints/digits/RUN photos/ --out photos.safetensors --dims 64
+
+The same line goes on where a killed one stopped. Several processes share the work by --shard 0/4 ... 3/4, each with the
+same other arguments; the last to finish joins their blocks.
+"""
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from neigenmaps.commands.checkpoint import CHECKPOINT_HELP, load_model
+from neigenmaps.data import open_rows
+from neigenmaps.errors import InputError
+from neigenmaps.retrieval.embedding import embed_images
+
+NAMES_SHOWN = 10
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", help=CHECKPOINT_HELP)
+    parser.add_argument("data", help="a folder of images, an .npz file, or the name of a data set")
+    parser.add_argument("--out", type=Path, required=True, help="where the codes go, such as codes.safetensors")
+    parser.add_argument("--dims", type=int, default=None, help="length of the codes (default: all numbers)")
+    parser.add_argument("--scaling", choices=["sqrt_eigenvalue", "unit"], default="sqrt_eigenvalue")
+    parser.add_argument("--shard", default="0/1", metavar="i/n", help="this process's part of the work")
+    parser.add_argument("--block", type=int, default=1024, help="images between two savings")
+    parser.add_argument("--max-unreadable-share", type=float, default=0.01, help="of files that are no images")
+    parser.add_argument("--root", default="data", help="where data sets known by name lie")
+    parser.add_argument("--download", action="store_true", help="fetch a data set known by name")
+    parser.add_argument("--device", default="auto")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    shard = _shard(arguments.shard)
+    model = load_model(arguments.checkpoint, arguments.device)
+    images = open_rows(
+        arguments.data,
+        image_size=int(model.config["image_size"]),
+        channels=int(model.config["in_chans"]),
+        root=arguments.root,
+        download=arguments.download,
+    )
+    console = Console()
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(f"Encoding {images.source}", total=-(-len(images) // shard[1]))
+        done = embed_images(
+            model,
+            images,
+            arguments.out,
+            dims=arguments.dims,
+            scaling=arguments.scaling,
+            shard=shard,
+            block=arguments.block,
+            max_unreadable_share=arguments.max_unreadable_share,
+            notes={"model": str(Path(arguments.checkpoint).resolve())},
+            on_block=lambda n_images: progress.advance(task, n_images),
+        )
+    if done.skipped:
+        names = ", ".join(done.skipped[:NAMES_SHOWN]) + (", ..." if len(done.skipped) > NAMES_SHOWN else "")
+        console.print(f"Left out, as no image can be read from them: {names}", markup=False, soft_wrap=True)
+    if done.n_missing:
+        console.print(f"Encoded {done.n_encoded} images; other shards still have {done.n_missing} blocks to make.")
+        return
+    total = len(images) - len(done.skipped)
+    console.print(f"{total} codes ({done.n_encoded} encoded now): [bold]{done.path}[/bold]", soft_wrap=True)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, slash, total = text.partition("/")
+    if not (slash and index.isdecimal() and total.isdecimal()):
+        raise InputError(f"expected --shard i/n, such as 0/4, got {text!r}")
+    return int(index), int(total)

@@ -1,0 +1,98 @@
+"""Images one after the other, with names, read only when they are asked for: what embedding a gallery needs.
+
+    open_rows("path/to/folder", image_size=32)      names are paths within the folder; nothing is packed or cached
+    open_rows("cifar10", image_size=32)             names are train/0, train/1, ..., test/0, ...
+
+Files are decoded as `neigenmaps.data.folders` does it. Grey images become RGB and RGB ones grey, as `channels` says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from neigenmaps.data.datasets import DATASETS, load_splits
+from neigenmaps.data.folders import decode_image, image_files
+from neigenmaps.errors import DataError, InputError
+
+GREY = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL's
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """`read(rows)`: for each a uint8 image (channels, size, size), or None where the file can't be read.
+
+    fingerprint: changes with names, and with sizes and times of files or contents of arrays.
+    """
+
+    names: tuple[str, ...]
+    source: str
+    fingerprint: str
+    read: Callable[[Sequence[int]], list[Tensor | None]]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def open_rows(
+    data: str, *, image_size: int, channels: int = 3, root: str | Path = "data", download: bool = False
+) -> ImageRows:
+    """Rows of a folder of images, an .npz, or a data set by name, both parts of it. Errors as `load_splits`."""
+    if image_size < 1 or channels not in (1, 3):
+        raise InputError(f"expected image_size >= 1 and channels 1 or 3, got {image_size} and {channels}")
+    folder = Path(data).expanduser()
+    if data not in DATASETS and folder.is_dir():
+        return _folder_rows(folder, image_size, channels)
+    splits = load_splits(data, root=root, download=download, image_size=image_size)
+    names = tuple(
+        f"{part}/{row}" for part, store in zip(("train", "test"), splits, strict=True) for row in range(len(store))
+    )
+    n_train = len(splits.train)
+
+    def read(rows: Sequence[int]) -> list[Tensor | None]:
+        images = [
+            splits.train.images_NCHW[row] if row < n_train else splits.test.images_NCHW[row - n_train] for row in rows
+        ]
+        return [with_channels(image, channels) for image in images]
+
+    fingerprint = hashlib.sha256("".join(store.fingerprint for store in splits).encode()).hexdigest()
+    return ImageRows(names, data, fingerprint, read)
+
+
+def read_image(path: str | Path, *, image_size: int, channels: int = 3) -> Tensor:
+    """One file as a uint8 image (channels, size, size). DataError when it is missing or no image."""
+    path = Path(path)
+    image = decode_image(path, image_size, channels)
+    if image is None:
+        why = "it cannot be read as an image" if path.is_file() else "there is no such file"
+        raise DataError(f"{path}: expected an image file, but {why}")
+    return image
+
+
+def with_channels(image_CHW: Tensor, channels: int) -> Tensor:
+    """A uint8 image with 1 or 3 channels, grey by the weights of ITU-R 601."""
+    if image_CHW.shape[0] == channels:
+        return image_CHW
+    if channels == 3:
+        return image_CHW.expand(3, -1, -1)
+    weights = torch.tensor(GREY)[:, None, None]
+    return (image_CHW * weights).sum(0, keepdim=True).round().to(torch.uint8)
+
+
+def _folder_rows(folder: Path, image_size: int, channels: int) -> ImageRows:
+    files = image_files(folder, "")
+    states = [(folder / file).stat() for file in files]
+    facts = [str(folder.resolve()), files, [(state.st_size, state.st_mtime_ns) for state in states]]
+
+    def read(rows: Sequence[int]) -> list[Tensor | None]:
+        with ThreadPoolExecutor() as pool:  # PIL releases the interpreter while it decodes
+            return list(pool.map(lambda row: decode_image(folder / files[row], image_size, channels), rows))
+
+    return ImageRows(tuple(files), str(folder.resolve()), hashlib.sha256(json.dumps(facts).encode()).hexdigest(), read)
