@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
@@ -21,7 +22,9 @@ from neigenmaps.errors import ConvergenceWarning, InputError, NotFittedError, Sh
 from neigenmaps.functional.geometry_correction import (
     CorrectionMoments,
     Drift,
-    agreement_correction,
+    Ridged,
+    after_ridge,
+    agreement_map,
     correction_moments,
     diagonal_correction,
     drift,
@@ -29,7 +32,6 @@ from neigenmaps.functional.geometry_correction import (
     ridge_correction,
 )
 from neigenmaps.functional.mlp_correction import MLPCorrection, fit_mlp_correction
-from neigenmaps.functional.pair_ranking import pair_ranks
 
 Corrector = Literal["auto", "none", "diagonal", "shared_ridge", "model_ridge", "agreement", "mlp"]
 LADDER = ("none", "diagonal", "shared_ridge", "model_ridge", "agreement")
@@ -40,9 +42,9 @@ RIDGES = {  # of which held-out rows choose where none is given, strongest first
 }
 SHRINKAGES = (0.1, 0.001)
 CHUNK_ROWS = 4096
-LARGEST_FOLD = 400  # held-out rows ranked at a time; more sharpen a choice that is flat by then
-FOLD_TOLERANCE = 1e-6  # of a GPA that only serves to choose
-ENOUGH_ROWS = 1500  # held-out rows over all folds
+LARGEST_GALLERY = 400  # held-out rows ranked at a time
+FOLD_TOLERANCE = 1e-5  # of a GPA that only serves to choose
+ENOUGH_ROWS = 1500  # held-out rows over all folds; with five times as many rows the first fold has them all
 
 
 class Setting(NamedTuple):
@@ -121,6 +123,7 @@ class GCPA(AbstractAligner):
 
     def _learn(self, rows: MatchedRows) -> None:
         settings = self._settings()
+        self._check_validation(rows)
         chosen = self._choose(rows, settings) if len(settings) > 1 else settings[0]
         if len(settings) == 1:
             self.scores_ = {}
@@ -134,7 +137,10 @@ class GCPA(AbstractAligner):
             network = self._trained(rows)
             self.corrections_ = dict.fromkeys(rows.names, network)
         else:
-            maps_MKK, self._after_KK = _linear_maps(_moments(self.gpa_, rows, self.gpa_.row_trust_), chosen)
+            moments = _moments(self.gpa_, rows, self.gpa_.row_trust_)
+            maps_MKK, self._after_KK = _linear_maps(
+                moments, chosen, functools.cache(functools.partial(after_ridge, moments))
+            )
             self.corrections_ = dict(zip(rows.names, maps_MKK, strict=True))
         self.drift_ = self._drift(rows)
 
@@ -201,12 +207,25 @@ class GCPA(AbstractAligner):
                     settings.append(Setting(rung, ridge, shrinkage))
         return settings
 
+    def _check_validation(self, rows: MatchedRows) -> None:
+        if self._validation is None:
+            return
+        for name, x_NF in zip(self._validation.names, self._validation.spaces, strict=True):
+            if name not in rows.names:
+                raise UnknownNameError("space", name, rows.names)
+            width = rows.spaces[rows.names.index(name)].shape[1]
+            if x_NF.shape[1] != width:
+                raise ShapeError(
+                    f"expected validation rows of {name!r} with width {width}, got {tuple(x_NF.shape)}: give unseen rows "
+                    "of the same encoder"
+                )
+
     def _choose(self, rows: MatchedRows, settings: list[Setting]) -> Setting:
         """The first rung within a standard error of the best. Within a rung, the best."""
         if self._validation is None:
             hits_NS = self._hits_of_folds(rows, settings)
         else:
-            hits_NS = self._held_out_hits(rows, self._validation, settings)
+            hits_NS = self._held_out_hits(rows, [self._validation], settings)
         means_S = hits_NS.mean(dim=0).tolist()
         best: dict[str, int] = {}
         for place, setting in enumerate(settings):
@@ -231,30 +250,29 @@ class GCPA(AbstractAligner):
         hits: list[Tensor] = []
         for part_N in order_N.chunk(folds):
             train_N = order_N[~torch.isin(order_N, part_N)]
-            hits.append(self._held_out_hits(rows.take(train_N), rows.take(part_N[:LARGEST_FOLD]), settings))
+            held_N = part_N[:ENOUGH_ROWS]
+            galleries = [rows.take(some_N) for some_N in held_N.chunk(-(-len(held_N) // LARGEST_GALLERY))]
+            hits.append(self._held_out_hits(rows.take(train_N), galleries, settings))
             if sum(len(part) for part in hits) >= ENOUGH_ROWS:
                 break
         return torch.cat(hits)
 
-    def _held_out_hits(self, train: MatchedRows, held: MatchedRows, settings: list[Setting]) -> Tensor:
+    def _held_out_hits(self, train: MatchedRows, galleries: list[MatchedRows], settings: list[Setting]) -> Tensor:
         """Rank-1 of every held-out row that two spaces have, mean over their ordered pairs, by setting (N, S)."""
-        for name, x_NF in zip(held.names, held.spaces, strict=True):
-            if name not in train.names:
-                raise UnknownNameError("space", name, train.names)
-            width = train.spaces[train.names.index(name)].shape[1]
-            if x_NF.shape[1] != width:
-                raise ShapeError(f"expected validation rows of {name} with width {width}, got {tuple(x_NF.shape)}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # said of the final fit if it is so
             gpa = self._aligned(train, FOLD_TOLERANCE)
         moments = _moments(gpa, train, gpa.row_trust_)
-        u_MNK, weights_MN = _universe_rows(gpa, held, None)
-        unit_MNK, present_MN = F.normalize(u_MNK, dim=2), weights_MN > 0
-        places = [train.names.index(name) for name in held.names]
-        columns = []
+        held = [
+            (F.normalize(u_MNK, dim=2), weights_MN > 0)
+            for u_MNK, weights_MN in (_universe_rows(gpa, gallery, None) for gallery in galleries)
+        ]
+        places = [train.names.index(name) for name in galleries[0].names]
+        columns, ridged = [], functools.cache(functools.partial(after_ridge, moments))
         for setting in settings:
-            maps = None if setting.corrector == "none" else _linear_maps(moments, setting)[0][places]
-            columns.append(_mean_hits((unit_MNK if maps is None else unit_MNK @ maps).float(), present_MN))
+            maps = None if setting.corrector == "none" else _linear_maps(moments, setting, ridged)[0][places]
+            hits = [_mean_hits(unit if maps is None else unit @ maps, present) for unit, present in held]
+            columns.append(torch.cat(hits))
         hits_NS = torch.stack(columns, dim=1)
         return hits_NS[~hits_NS.isnan().any(dim=1)]
 
@@ -337,29 +355,35 @@ def _universe_rows(gpa: GPA, rows: MatchedRows, trust_NM: Tensor | None) -> tupl
     return u_MNK, weights_MN if trust_NM is None else weights_MN * trust_NM.T.to(u_MNK)
 
 
-def _linear_maps(moments: CorrectionMoments, setting: Setting) -> tuple[Tensor, Tensor | None]:
+def _linear_maps(
+    moments: CorrectionMoments, setting: Setting, ridged: Callable[[float], Ridged]
+) -> tuple[Tensor, Tensor | None]:
     """Maps of all spaces (M, K, K), and the shared last factor that a newcomer's ridge needs after it."""
     n_models = len(moments.target_MKK)
     if setting.corrector == "diagonal":
         return diagonal_correction(moments).expand(n_models, -1, -1), None
     assert setting.ridge is not None
-    if setting.corrector != "agreement":
-        return ridge_correction(moments, ridge=setting.ridge, shared=setting.corrector == "shared_ridge"), None
+    if setting.corrector == "shared_ridge":
+        return ridge_correction(moments, ridge=setting.ridge, shared=True), None
+    if setting.corrector == "model_ridge":
+        return ridged(setting.ridge).maps_MKK, None
     assert setting.shrinkage is not None
-    ridge_MKK, after_KK = agreement_correction(moments, ridge=setting.ridge, shrinkage=setting.shrinkage)
-    return ridge_MKK @ after_KK, after_KK
+    after_KK = agreement_map(ridged(setting.ridge), setting.shrinkage)
+    return ridged(setting.ridge).maps_MKK @ after_KK, after_KK
 
 
 def _mean_hits(codes_MNK: Tensor, present_MN: Tensor) -> Tensor:
-    """Rank-1 of every row, mean over the ordered pairs of spaces that both have it; NaN where there is none."""
+    """Rank-1 of every row, ties against, mean over the ordered pairs of spaces that both have it; NaN where none does."""
     n_models, n_rows, _ = codes_MNK.shape
+    unit_MNK = F.normalize(codes_MNK, dim=2).float()
     total_N, count_N = torch.zeros(2, n_rows, dtype=torch.float64, device=codes_MNK.device)
-    for source in range(n_models):
-        for target in range(n_models):
-            both_N = (present_MN[source] & present_MN[target]).nonzero()[:, 0]
-            if source == target or len(both_N) == 0:
-                continue
-            ranks = pair_ranks(codes_MNK[source, both_N], codes_MNK[target, both_N], chunk=LARGEST_FOLD)
-            total_N[both_N] += (ranks.first_rank_Q == 1).double()
-            count_N[both_N] += 1
+    for source, target in itertools.permutations(range(n_models), 2):
+        both_N = (present_MN[source] & present_MN[target]).nonzero()[:, 0]
+        query_QK, gallery_QK = unit_MNK[source, both_N], unit_MNK[target, both_N]
+        own_Q = torch.arange(len(both_N), device=both_N.device)
+        for part_B in own_Q.split(CHUNK_ROWS):
+            cosine_BQ = query_QK[part_B] @ gallery_QK.T
+            as_near_B = (cosine_BQ >= cosine_BQ.gather(1, part_B[:, None])).sum(dim=1)
+            total_N[both_N[part_B]] += (as_near_B == 1).double()
+        count_N[both_N] += 1
     return total_N / count_N.where(count_N > 0, torch.nan)

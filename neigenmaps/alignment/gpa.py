@@ -70,7 +70,7 @@ class GPA(AbstractUniverseAligner):
         model_weights: Mapping[str, float] | None = None,
         robust: bool = False,
         max_sweeps: int = 500,
-        tolerance: float = 1e-8,
+        tolerance: float = 1e-6,
         random_state: int = 0,
     ) -> None:
         self.n_components = n_components

@@ -75,11 +75,10 @@ def generalized_procrustes(
     before_DK, since_restart, converged = maps_DK, 0, False
     for _ in range(max_sweeps):
         ahead = since_restart / (since_restart + 3)
-        swept_DK = _sweep(others_DD, maps_DK + ahead * (maps_DK - before_DK), columns)
-        objective = _objective(others_DD, swept_DK)
+        swept_DK, objective = _sweep(others_DD, maps_DK + ahead * (maps_DK - before_DK), columns)
         if since_restart > 0 and objective <= history[-1] + tolerance * bound:  # a plain sweep cannot lose
-            since_restart, swept_DK = 0, _sweep(others_DD, maps_DK, columns)
-            objective = _objective(others_DD, swept_DK)
+            since_restart = 0
+            swept_DK, objective = _sweep(others_DD, maps_DK, columns)
         before_DK, maps_DK = maps_DK, swept_DK
         since_restart += 1
         history.append(objective)
@@ -90,11 +89,14 @@ def generalized_procrustes(
     return ProcrustesConsensus(maps_DK * column_signs(maps_DK), history[-1], bound, tuple(history), converged)
 
 
-def _sweep(others_DD: Tensor, maps_DK: Tensor, columns: Sequence[slice]) -> Tensor:
-    maps_DK = maps_DK.clone()
+def _sweep(others_DD: Tensor, maps_DK: Tensor, columns: Sequence[slice]) -> tuple[Tensor, float]:
+    """Maps after it, and their objective: each new map's product with those that are new already."""
+    maps_DK, objective = maps_DK.clone(), maps_DK.new_zeros(())
     for own in columns:
-        maps_DK[own] = polar_factor(others_DD[own] @ maps_DK)
-    return maps_DK
+        new_FK = others_DD[own, : own.start] @ maps_DK[: own.start]
+        maps_DK[own] = polar_factor(new_FK + others_DD[own, own.stop :] @ maps_DK[own.stop :])
+        objective += (maps_DK[own] * new_FK).sum()
+    return maps_DK, float(objective)
 
 
 def between_blocks(cross_DD: Tensor, widths: Sequence[int], weights_M: Tensor) -> Tensor:

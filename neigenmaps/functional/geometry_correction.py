@@ -116,29 +116,46 @@ def ridge_correction(moments: CorrectionMoments, *, ridge: float, shared: bool) 
     return with_way_back(_ridges(moments, ridge, shared))
 
 
-def agreement_correction(moments: CorrectionMoments, *, ridge: float, shrinkage: float) -> tuple[Tensor, Tensor]:
-    """Per-model ridges (M, K, K), and the shared A (K, K) that follows them: the map of space m is W_m A.
+class Ridged(NamedTuple):
+    """Per-model ridges (M, K, K), and second moments (K, K) of what they make of the rows, within and between spaces."""
+
+    maps_MKK: Tensor
+    within_KK: Tensor
+    between_KK: Tensor
+
+
+def after_ridge(moments: CorrectionMoments, ridge: float) -> Ridged:
+    """What `agreement_map` is made of. Raises InputError unless ridge > 0."""
+    ridge_MKK = ridge_correction(moments, ridge=ridge, shared=False)
+    return Ridged(ridge_MKK, *_within_and_between(moments, ridge_MKK.flatten(0, 1)))
+
+
+def agreement_map(ridged: Ridged, shrinkage: float) -> Tensor:
+    """The shared A (K, K) that follows the ridges: the map of space m is W_m A.
 
     With T, B the second moments within and between spaces after the ridge, A = L Q diag(rho) O, where L whitens
     T + shrinkage tr(T) / K I and L^T B L = Q diag(rho) Q^T: what spaces do not share counts for nothing in a cosine,
     however large it is. This is canonical correlation with its weights, begun from the universe. O turns the result
     back, so that A is symmetric: no cosine depends on it, but drift would count the turn.
 
-    Raises InputError unless ridge > 0 and shrinkage > 0.
+    Raises InputError unless shrinkage > 0.
     """
     if not shrinkage > 0:
         raise InputError(f"expected shrinkage > 0, got {shrinkage}: it is a share of the mean variance")
-    ridge_MKK = with_way_back(_ridges(moments, ridge, False))
-    within_KK, between_KK = _within_and_between(moments, ridge_MKK.flatten(0, 1))
-    variance_K, axes_KK = sorted_eigh(within_KK)
+    variance_K, axes_KK = sorted_eigh(ridged.within_KK)
     whitener_KK = axes_KK / (variance_K.clamp_min(0) + shrinkage * variance_K.mean()).sqrt()
-    agreement_K, turn_KK = sorted_eigh(whitener_KK.T @ between_KK @ whitener_KK)
-    left_KK, values_K, _ = torch.linalg.svd(whitener_KK @ turn_KK * agreement_K.clamp_min(0))
-    return ridge_MKK, with_way_back((left_KK * values_K) @ left_KK.T)
+    agreement_K, turn_KK = sorted_eigh(whitener_KK.T @ ridged.between_KK @ whitener_KK)
+    weighted_KK = whitener_KK @ turn_KK * agreement_K.clamp_min(0)
+    square_K, axes_KK = sorted_eigh(weighted_KK @ weighted_KK.T)
+    length_K = square_K.clamp_min(0).sqrt()
+    return (axes_KK * torch.maximum(length_K, SMALLEST * length_K[0])) @ axes_KK.T
 
 
 def with_way_back(map_KK: Tensor) -> Tensor:
     """The same map, or a batch of them, singular values below SMALLEST times the largest lifted to it."""
+    squares = torch.linalg.eigvalsh(map_KK.mT @ map_KK)  # exact enough to see that nothing is to be lifted, and quick
+    if (squares[..., 0] > (2 * SMALLEST) ** 2 * squares[..., -1]).all():
+        return map_KK
     left, values, right = torch.linalg.svd(map_KK)
     return (left * torch.maximum(values, SMALLEST * values[..., :1])[..., None, :]) @ right
 
@@ -172,7 +189,8 @@ def _ridges(moments: CorrectionMoments, ridge: float, shared: bool) -> Tensor:
 def _within_and_between(moments: CorrectionMoments, maps_DK: Tensor) -> tuple[Tensor, Tensor]:
     """Mean second moments of the mapped unit rows, over spaces with themselves and with one another."""
     n_models = len(moments.target_MKK)
-    own_DD = torch.block_diag(*(moments.gram(m) for m in range(n_models)))
-    within_KK, all_KK = maps_DK.T @ own_DD @ maps_DK, maps_DK.T @ moments.gram_DD @ maps_DK
+    maps_MKK = maps_DK.unflatten(0, (n_models, -1))
+    own_MKK = torch.stack([moments.gram(m) for m in range(n_models)])
+    within_KK, all_KK = (maps_MKK.mT @ own_MKK @ maps_MKK).sum(dim=0), maps_DK.T @ moments.gram_DD @ maps_DK
     own_weight = moments.weight_MM.diagonal().sum()
     return within_KK / own_weight, (all_KK - within_KK) / (moments.weight_MM.sum() - own_weight)

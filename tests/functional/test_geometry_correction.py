@@ -9,7 +9,8 @@ from torch import Tensor
 
 from neigenmaps.errors import InputError, NonFiniteError, ShapeError
 from neigenmaps.functional.geometry_correction import (
-    agreement_correction,
+    after_ridge,
+    agreement_map,
     correction_moments,
     diagonal_correction,
     directions,
@@ -75,7 +76,8 @@ def test_ridges_solve_the_penalised_problem(u: Tensor, weights: Tensor, relative
 
 
 def test_agreement_is_whitening_and_correlation(u: Tensor) -> None:
-    ridges, after = agreement_correction(correction_moments(u), ridge=0.05, shrinkage=0.02)
+    ridged = after_ridge(correction_moments(u), 0.05)
+    ridges, after = ridged.maps_MKK, agreement_map(ridged, 0.02)
     assert torch.equal(ridges, ridge_correction(correction_moments(u), ridge=0.05, shared=False))
     codes = np.stack([oracle.unit(rows) for rows in u.numpy()]) @ ridges.numpy()
     expected = oracle.agreement_map(codes, 0.02)
@@ -116,8 +118,8 @@ def test_chunks_add_up_and_turning_the_universe_turns_the_result(u: Tensor, rung
         if rung == "diagonal":
             return rows @ diagonal_correction(moments)
         if rung == "agreement":
-            ridges, after = agreement_correction(moments, ridge=0.1, shrinkage=0.1)
-            return rows @ ridges @ after
+            ridged = after_ridge(moments, 0.1)
+            return rows @ ridged.maps_MKK @ agreement_map(ridged, 0.1)
         return rows @ ridge_correction(moments, ridge=0.1, shared=rung == "shared")
 
     expected = codes(u, [u])
@@ -220,7 +222,7 @@ def test_wrong_input_is_refused(u: Tensor) -> None:
     with pytest.raises(InputError, match="ridge > 0"):
         ridge_correction(moments, ridge=0.0, shared=True)
     with pytest.raises(InputError, match="shrinkage > 0"):
-        agreement_correction(moments, ridge=0.1, shrinkage=0.0)
+        agreement_map(after_ridge(moments, 0.1), 0.0)
     alone = torch.ones(M, N)
     alone[0] = 0
     with pytest.raises(InputError, match="consensus in every space"):
