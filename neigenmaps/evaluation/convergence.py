@@ -108,6 +108,14 @@ class Alignment:
             flat |= {f"universe/{name}{end}": value for name, value in self.universe.get(layer, {}).items()}
         return flat
 
+    def summary(self) -> str:
+        """One line: the first measure of the first layer with every reference."""
+        layer, references = next(iter(self.values.items()))
+        measures = next(iter(references.values()))
+        measure = "lfm" if "lfm" in measures else next(iter(measures))
+        shown = [f"{name} {facts[measure]['calibrated']:.2f}" for name, facts in references.items() if measure in facts]
+        return f"step {self.step}, {layer} aligned ({measure}): " + ", ".join(shown)
+
     def basis(self, layer: str) -> Eigenbasis:
         """The eigenbasis of a layer's graph, as it was measured with."""
         return _basis_of({name: self.arrays[f"{layer}/basis/{name}"] for name in _BASIS}, self.facts["bases"][layer])
@@ -115,10 +123,6 @@ class Alignment:
     def likeness(self, other: Alignment, layer: str) -> float:
         """Calibrated overlap of the smooth functions of this checkpoint and another one's."""
         return _overlap(self.basis(layer), other.basis(layer), self.facts["settings"]["n_eigenvectors"])
-
-    def comparable(self, other: Alignment) -> bool:
-        """Whether both were measured on the same images, with the same references and settings."""
-        return all(self.facts[name] == other.facts[name] for name in COMPARABLE)
 
 
 class ReferencePanel:
@@ -173,6 +177,10 @@ class ReferencePanel:
             self.axes_K2 = torch.linalg.svd(middle_HK - middle_HK.mean(dim=0), full_matrices=False).Vh[:2].T
         self.facts["between"] = self._between() if "lfm" in self.settings.methods else {}
 
+    def measured(self, alignment: Alignment) -> bool:
+        """Whether an alignment was measured on these images, with these references and settings."""
+        return all(alignment.facts.get(name) == self.facts[name] for name in COMPARABLE)
+
     def align(
         self,
         layers: Mapping[str, Tensor],
@@ -210,7 +218,7 @@ class ReferencePanel:
             if self.universe is not None:
                 universe[layer], arrays[f"{layer}/places"] = self._newcomer(self.universe, leading_NK)
         if self.universe is not None:
-            arrays |= {f"places/{name}": self._places(rows_HK) for name, rows_HK in self.placed.items()}
+            arrays |= {f"places/{name}": self.places(rows_HK) for name, rows_HK in self.placed.items()}
             arrays["places_rows"] = self.held_rows
         return Alignment(values, universe, arrays, step, epoch, self.facts | {"bases": bases})
 
@@ -246,7 +254,8 @@ class ReferencePanel:
             found[a][b] = found[b][a] = _overlap(self.bases[a], self.bases[b], m)
         return found
 
-    def _places(self, rows_HK: Tensor) -> Tensor:
+    def places(self, rows_HK: Tensor) -> Tensor:
+        """Rows of the universe on its two leading axes."""
         return (rows_HK @ self.axes_K2).float()
 
     def _newcomer(self, universe: GCPA, leading_NK: Tensor) -> tuple[Facts, Tensor]:
@@ -261,7 +270,7 @@ class ReferencePanel:
                 rank1 = float((pair_ranks(queries, gallery).first_rank_Q == 1).double().mean())
                 facts[f"rank1_{direction}_{name}"] = rank1
                 both.append(rank1)
-        return facts | {"rank1": sum(both) / len(both), "worst_rank1": min(both)}, self._places(held)
+        return facts | {"rank1": sum(both) / len(both), "worst_rank1": min(both)}, self.places(held)
 
     def _leading(self, rows_NF: Tensor) -> Tensor:
         """Principal components; axes from the half of the rows that the universe is fitted on."""

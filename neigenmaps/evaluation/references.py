@@ -3,6 +3,7 @@
     parse_reference("pixels")                       the images themselves
     parse_reference("pca:32")                       their leading principal components
     parse_reference("laplacian_eigenmap:50")        eigenfunctions of their neighbour graph
+    parse_reference("shipped:digits_simclr")            a small model that comes with the package
     parse_reference("path/to/model")                a folder of ours, by its backbone; "path#eigenmap" for another space
     parse_reference("path/to/features.safetensors") a FeatureSet, or an .npz, of a model that cannot run here
     TimmReference("resnet18", weights="resnet18.safetensors", image_size=224)
@@ -17,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -48,6 +50,7 @@ from neigenmaps.spectral import laplacian_eigenbasis, neighbor_graph
 from neigenmaps.types import Space
 
 BATCH = 256  # images of one forward pass
+SHIPPED = Path("checkpoints") / "reference"  # in a checkout
 
 
 class Reference(ABC):
@@ -124,7 +127,7 @@ class ModelReference(Reference):
         return NeuralEigenmapModel.from_pretrained(self._folder()).encode(images.images_NCHW, space=self.space).cpu()
 
     def key(self) -> str:
-        return f"model:{self.space}:{_file_digest(self._folder() / 'model.safetensors')}"
+        return f"model:{self.space}:{file_digest(self._folder() / 'model.safetensors')}"
 
     def _folder(self) -> Path:
         folder = Path(self.folder)
@@ -157,7 +160,7 @@ class FeatureReference(Reference):
         return rows_NF
 
     def key(self) -> str:
-        return f"features:{_file_digest(Path(self.path))}"
+        return f"features:{file_digest(Path(self.path))}"
 
     def _read(self) -> tuple[Tensor, str | None]:
         path = Path(self.path)
@@ -231,7 +234,7 @@ class NetworkReference(Reference):
 
     def key(self) -> str:
         settings = {name: value for name, value in asdict(self).items() if name != "weights"}
-        return f"{type(self).__name__}:{json.dumps(settings, sort_keys=True)}:{_file_digest(Path(self.weights))}"
+        return f"{type(self).__name__}:{json.dumps(settings, sort_keys=True)}:{file_digest(Path(self.weights))}"
 
 
 @dataclass(frozen=True)
@@ -266,7 +269,7 @@ def parse_reference(text: str) -> Reference:
         return PixelReference(int(number)) if kind == "pca" else LaplacianEigenmapReference(int(number))
     if text == "pixels":
         return PixelReference()
-    path, _, space = text.partition("#")
+    path, _, space = (shipped_model(number) if kind == "shipped" else text).partition("#")
     if Path(path).suffix in (".safetensors", ".npz") and Path(path).is_file():
         return FeatureReference(path)
     if Path(path).is_dir():
@@ -274,10 +277,37 @@ def parse_reference(text: str) -> Reference:
             raise InputError(f"expected a space {', '.join(get_args(Space))} after '#', got {space!r} in {text!r}")
         return ModelReference(path, cast(Space, space or "backbone"))
     raise InputError(
-        f"expected a reference 'pixels', 'pca:N', 'laplacian_eigenmap:N', a model folder, or a .safetensors or .npz file of "
-        f"features, got {text!r}, which is none of these or does not exist; for other networks use TimmReference or "
-        "ConstructedReference by class_path"
+        "expected a reference 'pixels', 'pca:N', 'laplacian_eigenmap:N', 'shipped:NAME', a model folder, or a .safetensors or "
+        f".npz file of features, got {text!r}, which is none of these or does not exist; for other networks use TimmReference "
+        "or ConstructedReference by class_path"
     )
+
+
+def shipped_model(name: str) -> str:
+    """Folder of a small model that comes with the package: in an installed one, or in a checkout.
+
+    CheckpointError names those that are there.
+    """
+    package = Path(__file__).parent.parent
+    folders = [
+        package / "reference_models",
+        package.parent / SHIPPED,
+        SHIPPED,
+        Path(sys.argv[0]).resolve().parent / SHIPPED,
+    ]
+    found = {one.parent.name: one.parent for folder in folders for one in folder.glob("*/config.json")}
+    bare, mark, space = name.partition("#")
+    if bare not in found:
+        there = (
+            f"there are {', '.join(sorted(found))}"
+            if found
+            else f"there is no {SHIPPED} beside the package or the script"
+        )
+        raise CheckpointError(
+            f"expected a shipped model called {bare!r}; {there}: run from a checkout, or train them with "
+            "`python benchmarks/reference_models.py`, or leave the reference out"
+        )
+    return f"{found[bare]}{mark}{space}"
 
 
 def _weights(path: str) -> dict[str, Tensor]:
@@ -287,7 +317,8 @@ def _weights(path: str) -> dict[str, Tensor]:
         raise CheckpointError(f"expected weights as a safetensors file in {path}: {error}") from error
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """Sixteen digits that change with the file's contents. CheckpointError when there is no file."""
     if not path.is_file():
         raise CheckpointError(f"expected a file at {path}, found none: a reference needs its weights or features")
     with path.open("rb") as file:

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
@@ -14,6 +15,7 @@ from torch import Tensor
 from neigenmaps.errors import InputError, NonFiniteError, ShapeError
 from neigenmaps.reporting import figures
 from neigenmaps.reporting.figures import GREY
+from neigenmaps.reporting.report import Number, Series
 
 BLUES, ORDERED = "Blues", "viridis"  # both keep their order in grey
 
@@ -79,6 +81,29 @@ def plot_score_curves(
     axes.set_title(title, fontsize=10, loc="left")
     figures._plain(axes)
     axes.legend(frameon=False, fontsize=8, ncols=2)
+    figures._write(figure, path)
+
+
+def plot_alignment(curves: Sequence[Series], path: str | Path, *, title: str, xlabel: str = "training step") -> None:
+    """Draw alignment through training, bands and starting levels as in the report's charts, and write a PNG."""
+    if not curves:
+        raise InputError("expected one curve or more, got none: give a Series for each reference")
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    for style, one in enumerate(curves):
+        colour, marker = (GREY, None) if one.dashed else figures._style(style)
+        line: dict[str, Any] = {"linestyle": "--", "linewidth": 1.0}
+        if not one.dashed:
+            line = {"marker": marker, "markersize": 4, "linewidth": 1.6}
+        axes.plot(_known(one.x), _known(one.y), color=colour, label=one.name, **line)
+        if one.low is not None and one.high is not None:
+            axes.fill_between(_known(one.x), _known(one.low), _known(one.high), color=colour, alpha=0.2, linewidth=0)
+        if one.level is not None:
+            axes.axhline(one.level, color=colour, linestyle=":", linewidth=0.9)
+    axes.set_xlabel(xlabel)
+    axes.set_title(f"{title}, calibrated", fontsize=10, loc="left")
+    figures._plain(axes)
+    figures._legend_below(figure, n_entries=len(curves))
     figures._write(figure, path)
 
 
@@ -156,6 +181,10 @@ def _grid(n: int, columns: int, inches: float) -> tuple[Figure, list]:
     for axes in cells[n:]:
         axes.set_visible(False)
     return figure, cells[:n]
+
+
+def _known(values: Sequence[Number]) -> list[float]:
+    return [math.nan if value is None else value for value in values]
 
 
 def _check_matrix(what: str, matrix: Tensor) -> None:

@@ -31,7 +31,10 @@ Number = float | int | None
 
 @dataclass(frozen=True)
 class Series:
-    """A curve; with low and high, a band. colour: number of a colour that several series share."""
+    """A curve; with low and high, a band. level: a thin line all along, such as where it started from.
+
+    colour: number of a colour that several series share.
+    """
 
     name: str
     x: Sequence[Number]
@@ -40,6 +43,7 @@ class Series:
     high: Sequence[Number] | None = None
     dashed: bool = False
     colour: int | None = None
+    level: float | None = None
 
     def __post_init__(self) -> None:
         given = [len(values) for values in (self.y, self.low, self.high) if values is not None]
@@ -72,7 +76,7 @@ class Panel:
         limit = float(self.values_TRC.abs().max()) or 1.0
         bytes_TRC = (self.values_TRC.double() / limit * 127 + 128).round().clamp(1, 255).to(torch.uint8).cpu()
         rows, columns = self.values_TRC.shape[1:]
-        coded = [base64.b64encode(frame.contiguous().numpy().tobytes()).decode() for frame in bytes_TRC]
+        coded = [_coded(frame) for frame in bytes_TRC]
         return {"name": self.name, "rows": rows, "columns": columns, "limit": limit, "frames": coded}
 
 
@@ -85,6 +89,61 @@ class Frames:
     labels: Sequence[str]
     panels: Sequence[Panel]
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Points in a plane, a panel for each name, all on one scale, under one slider: panels (frames, points, 2).
+
+    A panel of one frame stays as it is. classes: of the points, -1 for unlabelled; class_names: by class.
+    """
+
+    kind: ClassVar[str] = "places"
+    title: str
+    labels: Sequence[str]
+    panels: Mapping[str, Tensor]
+    classes: Sequence[int]
+    class_names: Sequence[str]
+    note: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        for name, at_TP2 in self.panels.items():
+            if (
+                at_TP2.ndim != 3
+                or at_TP2.shape[1:] != (len(self.classes), 2)
+                or len(at_TP2) not in (1, len(self.labels))
+            ):
+                raise ShapeError(
+                    f"panel {name!r}: expected (1 or {len(self.labels)}, {len(self.classes)}, 2), got {tuple(at_TP2.shape)}"
+                )
+        if not self.panels:
+            raise InputError(f"{self.title!r}: expected at least one panel of points, got none")
+        limit = max(float(at_TP2.abs().max()) for at_TP2 in self.panels.values()) or 1.0
+        return {
+            "panels": [
+                {"name": name, "frames": [_coded((frame_P2.double() / limit + 1) * 127.5) for frame_P2 in at_TP2]}
+                for name, at_TP2 in self.panels.items()
+            ]
+        }
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Which are nearest: rows (node, node, distance, leaves) as scipy's linkage gives them, over named leaves."""
+
+    kind: ClassVar[str] = "tree"
+    title: str
+    names: Sequence[str]
+    merges: Sequence[Sequence[float]]
+    order: Sequence[int]
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.merges) != len(self.names) - 1 or sorted(self.order) != list(range(len(self.names))):
+            raise ShapeError(
+                f"tree {self.title!r}: expected {len(self.names) - 1} merges and an order of {len(self.names)} leaves, got "
+                f"{len(self.merges)} and {len(self.order)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -137,7 +196,7 @@ class Entries:
     note: str = ""
 
 
-Block = Lines | Frames | Matrix | Table | Strips | Entries
+Block = Lines | Frames | Places | Tree | Matrix | Table | Strips | Entries
 
 
 @dataclass(frozen=True)
@@ -182,6 +241,8 @@ def _block(block: Block) -> dict[str, Any]:
         if wrong := [panel.name for panel in block.panels if len(panel.values_TRC) != len(block.labels)]:
             raise ShapeError(f"{block.title!r}: expected a frame for each of {len(block.labels)} labels in {wrong}")
         named["panels"] = [panel.as_dict() for panel in block.panels]
+    elif isinstance(block, Places):
+        named |= block.as_dict()
     elif isinstance(block, Strips):
         named["queries"] = [
             {
@@ -198,6 +259,11 @@ def _block(block: Block) -> dict[str, Any]:
     plain = _plain(named)
     assert isinstance(plain, dict)
     return {"kind": block.kind, **plain}
+
+
+def _coded(values: Tensor) -> str:
+    """Whole numbers from 0 to 255, as base64."""
+    return base64.b64encode(values.round().clamp(0, 255).to(torch.uint8).cpu().contiguous().numpy().tobytes()).decode()
 
 
 def _plain(value: Any) -> Any:

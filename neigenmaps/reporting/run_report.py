@@ -1,4 +1,4 @@
-"""From a run folder to `report.html`: what was measured, drawn. Reads files only; whatever is missing is left out.
+"""From a run folder to `report.html`: what was measured, drawn. Whatever is missing is left out.
 
 report_run("checkpoints/digits/2026-11-21_04-45-32", images)    # images: for the retrieved strips, or None
 """
@@ -18,6 +18,8 @@ from neigenmaps.data import DatasetSplits, ImageStore
 from neigenmaps.errors import DataError
 from neigenmaps.evaluation.convergence import Alignment, read_alignments
 from neigenmaps.features import FeatureSet
+from neigenmaps.files import whole_file
+from neigenmaps.reporting.alignment_figures import plot_alignment
 from neigenmaps.reporting.report import (
     Block,
     Entries,
@@ -25,6 +27,7 @@ from neigenmaps.reporting.report import (
     Lines,
     Matrix,
     Panel,
+    Places,
     Section,
     Series,
     StripRow,
@@ -45,10 +48,20 @@ N_QUERIES, N_RETRIEVED = 6, 10
 
 
 def report_run(run: str | Path, images: DatasetSplits | None = None) -> Path:
-    """Write `report.html` into a run folder. DataError when it holds nothing that could be shown."""
+    """Write `report.html` into a run folder, and of its alignments `alignment.png` and an entry of `summary.json`.
+
+    DataError when the folder holds nothing that could be shown.
+    """
     run = Path(run)
     summary = _json(run / "summary.json")
     alignments = read_alignments(run / "alignment")
+    if alignments:
+        layer = _layer(alignments)
+        measure = _measures(alignments, layer)[0]
+        plot_alignment(_curves(alignments, layer, measure), run / "alignment.png", title=MEASURE_NAMES[measure])
+        summary["alignment"] = {str(one.step): one.headlines() for one in alignments}
+        with whole_file(run / "summary.json") as unfinished:
+            unfinished.write_text(json.dumps(summary, indent=2) + "\n")
     sections = [
         Section(
             "Alignment", alignment_blocks(alignments, images.test if images is not None else None), _ALIGNMENT_NOTE
@@ -71,53 +84,70 @@ def report_run(run: str | Path, images: DatasetSplits | None = None) -> Path:
 
 _ALIGNMENT_NOTE = (
     "Calibrated by permuting the rows of the probe set: 0 is what unrelated rows give, 1 the best there is. The grey band is two "
-    "standard deviations of that null. The first point is the untrained network, which shares the input's geometry "
-    "and so lies above 0: what training adds or takes away shows from there."
+    "standard deviations of that null. The first point is the untrained network, which shares the input's geometry and so lies "
+    "above 0; the dotted line of each colour keeps its level, and what training adds or takes away shows against it."
 )
+CLOUD = 300  # points of a panel
+UNTRAINED, TRAINED = "this run, untrained", "this run"
 
 
 def alignment_blocks(alignments: Sequence[Alignment], probe: ImageStore | None) -> list[Block]:
-    """Curves by measure, the universe, maps through time, distortion by class, all models beside each other."""
+    """Curves by measure, the universe, drift, maps through time, all models beside each other, distortion by class."""
     if not alignments:
         return []
-    layer = next(iter(alignments[-1].values))
-    references = [name for name in alignments[-1].values[layer] if name != "previous"]
-    measures = list(alignments[-1].values[layer][references[0]])
-    blocks: list[Block] = [_measure_lines(alignments, layer, references, measure) for measure in measures]
+    layer = _layer(alignments)
+    references, measures = _references(alignments, layer), _measures(alignments, layer)
+    blocks: list[Block] = [_measure_lines(alignments, layer, measure) for measure in measures]
     if universe := _universe_lines(alignments, layer):
         blocks.append(universe)
-    if "lfm" in measures and len(alignments) > 2:
+    if "lfm" in measures and len(alignments) > 1:
         blocks.append(_drift_lines(alignments, layer))
+    if places := _places(alignments, layer, probe):
+        blocks.append(places)
     if "lfm" in measures:
-        panels = [
-            Panel(name, torch.stack([one.arrays[f"{layer}/{name}/functional_map"] for one in alignments]))
-            for name in references
-        ]
-        labels = [f"step {one.step}" for one in alignments]
-        note = "Rows: smoothest functions of the reference; columns: of the checkpoint. A clean diagonal means the same functions."
-        if len({tuple(panel.values_TRC.shape) for panel in panels}) == 1:
-            blocks.append(Frames("Functional maps through training", labels, panels, note))
+        blocks += _maps(alignments, layer, references)
+        if between := _between(alignments, layer, references):
+            blocks.append(between)
         if distortion := _distortion(alignments[-1], layer, references, probe):
             blocks.append(distortion)
     blocks.append(_table(alignments, layer, references, measures))
     return blocks
 
 
-def _measure_lines(alignments: Sequence[Alignment], layer: str, references: Sequence[str], measure: str) -> Lines:
+def _layer(alignments: Sequence[Alignment]) -> str:
+    return next(iter(alignments[-1].values))
+
+
+def _references(alignments: Sequence[Alignment], layer: str) -> list[str]:
+    return [name for name in alignments[-1].values[layer] if name != "previous"]
+
+
+def _measures(alignments: Sequence[Alignment], layer: str) -> list[str]:
+    """Of the first reference, lfm first."""
+    found = list(alignments[-1].values[layer][_references(alignments, layer)[0]])
+    return sorted(found, key=lambda measure: measure != "lfm")
+
+
+def _curves(alignments: Sequence[Alignment], layer: str, measure: str) -> list[Series]:
+    """A curve for every reference, with the untrained network's level, and the null's band around 0."""
     series, band = [], {one.step: 0.0 for one in alignments}
-    for name in references:
+    for name in _references(alignments, layer):
         found = [
             (one.step, one.values[layer][name][measure])
             for one in alignments
             if measure in one.values[layer].get(name, {})
         ]
-        series.append(Series(name, [step for step, _ in found], [facts["calibrated"] for _, facts in found]))
+        steps, values = [step for step, _ in found], [facts["calibrated"] for _, facts in found]
+        series.append(Series(name, steps, values, level=values[0] if steps[0] == 0 and len(steps) > 1 else None))
         for step, facts in found:  # calibrated / z is the null's standard deviation on the calibrated scale
             spread = 2 * abs(facts["calibrated"] / facts["z"]) if facts.get("z") else 0.0
             band[step] = max(band[step], spread)
-    widest, level = list(band.values()), [0.0] * len(band)
-    series.append(Series("shuffled rows", list(band), level, [-s for s in widest], widest, dashed=True, colour=6))
-    return Lines(MEASURE_NAMES.get(measure, measure), "step", series)
+    widest, middle = list(band.values()), [0.0] * len(band)
+    return [*series, Series("shuffled rows", list(band), middle, [-s for s in widest], widest, dashed=True, colour=6)]
+
+
+def _measure_lines(alignments: Sequence[Alignment], layer: str, measure: str) -> Lines:
+    return Lines(MEASURE_NAMES[measure], "step", _curves(alignments, layer, measure))
 
 
 def _universe_lines(alignments: Sequence[Alignment], layer: str) -> Lines | None:
@@ -136,29 +166,85 @@ def _universe_lines(alignments: Sequence[Alignment], layer: str) -> Lines | None
 
 
 def _drift_lines(alignments: Sequence[Alignment], layer: str) -> Lines:
-    later = alignments[1:]
-    previous = [one.values[layer].get("previous", {}).get("lfm", {}).get("calibrated") for one in later]
-    return Lines(
-        "Likeness to the previous checkpoint", "step", [Series("functional map", [one.step for one in later], previous)]
+    steps = [one.step for one in alignments]
+    before = [one.values[layer].get("previous", {}).get("lfm", {}).get("calibrated") for one in alignments]
+    final = [one.likeness(alignments[-1], layer) for one in alignments]
+    series = [Series("to the previous checkpoint", steps, before), Series("to the last one", steps, final)]
+    note = (
+        "Overlap of smooth functions with the run's own checkpoints, calibrated: where it is flat at 1, nothing moves."
+    )
+    return Lines("Drift", "step", series, note)
+
+
+def _places(alignments: Sequence[Alignment], layer: str, probe: ImageStore | None) -> Places | None:
+    shown = [one for one in alignments if f"{layer}/places" in one.arrays]
+    if not shown:
+        return None
+    rows, last = shown[-1].arrays["places_rows"], shown[-1].arrays
+    keep = torch.linspace(0, len(rows) - 1, min(CLOUD, len(rows))).round().long()
+    panels = {TRAINED: torch.stack([one.arrays[f"{layer}/places"][keep] for one in shown])}
+    panels |= {name.removeprefix("places/"): at[None, keep] for name, at in last.items() if name.startswith("places/")}
+    labels_N, names = _classes(probe, len(alignments[-1].basis(layer).eigenvectors_NK))
+    note = (
+        "Held-out images on the two leading axes of the universe, which is fitted to the references alone: the same image lies at "
+        "the same place in every model that agrees with them."
+    )
+    steps = [f"step {one.step}" for one in shown]
+    return Places("The universe", steps, panels, labels_N[rows[keep]].tolist(), names, note)
+
+
+def _maps(alignments: Sequence[Alignment], layer: str, references: Sequence[str]) -> list[Block]:
+    panels = []
+    for name in references:
+        maps = [one.arrays[f"{layer}/{name}/functional_map"] for one in alignments]
+        size = [min(c_LK.shape[axis] for c_LK in maps) for axis in (0, 1)]  # a gap may come and go
+        panels.append(Panel(name, torch.stack([c_LK[: size[0], : size[1]] for c_LK in maps])))
+    labels = [f"step {one.step}" for one in alignments]
+    note = "Rows: smoothest functions of the reference; columns: of the checkpoint. A clean diagonal means the same functions."
+    return [Frames("Functional maps through training", labels, panels, note)]
+
+
+def _between(alignments: Sequence[Alignment], layer: str, references: Sequence[str]) -> Matrix | None:
+    """The run beside its references, and the references beside each other."""
+    between = alignments[-1].facts.get("between")
+    if not between:
+        return None
+    first, last = alignments[0], alignments[-1]
+    ours = {TRAINED: last} | ({UNTRAINED: first} if first.step == 0 and len(alignments) > 1 else {})
+    names = [*ours, *references]
+
+    def likeness(a: str, b: str) -> float:
+        if a in ours and b in ours:
+            return ours[a].likeness(ours[b], layer)
+        if a in ours or b in ours:
+            run, reference = (a, b) if a in ours else (b, a)
+            return ours[run].values[layer][reference]["lfm"]["calibrated"]
+        return float(between[a][b])
+
+    values = [[likeness(a, b) for b in names] for a in names]
+    return Matrix(
+        "All models beside each other", names, names, values, "Overlap of smooth functions, calibrated.", 0.0, 1.0
     )
 
 
+def _classes(probe: ImageStore | None, n_rows: int) -> tuple[Tensor, list[str]]:
+    """Labels of the probe set's rows and names of the classes; -1 and none where they are not known."""
+    probe = None if probe is None else probe.thin(n_rows)
+    if probe is None or probe.labels_N is None or len(probe) != n_rows:
+        return torch.full((n_rows,), -1), []
+    n_classes = int(probe.labels_N.max()) + 1
+    return probe.labels_N, [probe.class_names[c] if probe.class_names else str(c) for c in range(n_classes)]
+
+
 def _distortion(alignment: Alignment, layer: str, references: Sequence[str], probe: ImageStore | None) -> Matrix | None:
-    if probe is None or probe.labels_N is None:
+    lost = {name: alignment.arrays[f"{layer}/{name}/distortion"] for name in references}
+    labels_N, names = _classes(probe, len(lost[references[0]]))
+    classes = [label for label in range(len(names)) if (labels_N == label).any()]
+    if not classes:
         return None
-    first = alignment.arrays[f"{layer}/{references[0]}/distortion"]
-    probe = probe.thin(len(first))
-    if probe.labels_N is None or len(probe) != len(first):
-        return None
-    labels_N = probe.labels_N
-    classes = [int(label) for label in labels_N.unique() if label >= 0]
-    names = [probe.class_names[label] if probe.class_names else str(label) for label in classes]
-    values = [
-        [float(alignment.arrays[f"{layer}/{name}/distortion"][labels_N == label].mean()) for name in references]
-        for label in classes
-    ]
+    values = [[float(lost[name][labels_N == label].mean()) for name in references] for label in classes]
     note = "How much of each row's share in the smooth functions the map loses, at the last checkpoint; 0 is nothing."
-    return Matrix("Distortion by class", names, list(references), values, note, low=0.0)
+    return Matrix("Distortion by class", [names[label] for label in classes], list(references), values, note, low=0.0)
 
 
 def _table(alignments: Sequence[Alignment], layer: str, references: Sequence[str], measures: Sequence[str]) -> Table:

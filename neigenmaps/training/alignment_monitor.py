@@ -26,8 +26,9 @@ from neigenmaps.evaluation.convergence import (
     read_alignments,
     write_alignment,
 )
-from neigenmaps.evaluation.references import Reference, parse_reference
+from neigenmaps.evaluation.references import Reference
 from neigenmaps.training.datamodule import ViewsDataModule
+from neigenmaps.training.saved_models import reference_of
 
 STILL_CHECKS = 3  # in a row, before convergence is believed
 DIVERGED = 0.2  # calibrated alignment lost since the best checkpoint
@@ -72,9 +73,7 @@ class AlignmentMonitor(Callback):
         if not layers:
             raise InputError("expected at least one layer, 'backbone' or 'projector', got none")
         named = {"pixels": "pixels"} if references is None else references
-        self.references = {
-            name: parse_reference(text) if isinstance(text, str) else text for name, text in named.items()
-        }
+        self.references = {name: reference_of(text) if isinstance(text, str) else text for name, text in named.items()}
         self.settings = AlignmentSettings(methods, measures, n_eigenvectors, n_neighbors, n_permutations)
         self.probe_size, self.probe_dataset, self.layers = probe_size, probe_dataset, tuple(layers)
         self.every_n_steps = every_n_steps

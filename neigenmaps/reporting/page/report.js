@@ -26,6 +26,8 @@ function ticks(low, high, n = 5) {
   return Array.from({ length: Math.floor(high / step + 1e-9) - first + 1 }, (_, i) => (first + i) * step);
 }
 
+const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+
 function captioned(block) {
   const figure = element("figure", { "data-kind": block.kind });
   figure.append(element("figcaption", {}, block.title));
@@ -48,20 +50,32 @@ function tooltip(figure) {
   };
 }
 
-// {series: [{name, x, y, low?, high?, dashed?}], x_label, y_label, log2?: bool}; low and high draw a band
+// Calls draw(width) at first and whenever the figure's width changes, so that text keeps its size on a phone.
+function atWidth(node, draw) {
+  let drawn = 0;
+  const again = () => { const width = Math.round(node.clientWidth) || 560; if (width !== drawn) draw((drawn = width)); };
+  new ResizeObserver(again).observe(node);
+  return again;
+}
+
+// {series: [{name, x, y, low?, high?, dashed?, level?}], x_label, log2?: bool}; low and high draw a band
 function lines(block) {
-  const figure = captioned(block), W = 560, H = 300, left = 52, right = 12, top = 12, bottom = 40;
-  const svg = shape("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": block.title });
+  const figure = captioned(block), left = 46, right = 12, top = 12, bottom = 40;
+  const svg = shape("svg", { role: "img", "aria-label": block.title });
   const legend = element("div", { class: "legend" });
   figure.append(svg, legend);
   const tip = tooltip(figure), off = new Set(), along = block.log2 ? Math.log2 : (v) => v;
-  const numbers = (s, keys) => keys.flatMap((k) => s[k] || []).filter((v) => v !== null);
-  let scales;
+  const numbers = (s, keys) => keys.flatMap((k) => s[k] ?? []).filter((v) => v !== null);
+  let scales, W = 560;
 
   function draw() {
+    const H = Math.max(230, Math.min(330, 0.54 * W));
+    svg.setAttribute("viewBox", `0 0 ${W} ${H}`);
+    svg.setAttribute("height", H);
     const shown = block.series.filter((_, i) => !off.has(i));
-    const xs = shown.flatMap((s) => s.x).map(along), ys = shown.flatMap((s) => numbers(s, ["y", "low", "high"]));
+    const xs = shown.flatMap((s) => s.x).map(along), ys = shown.flatMap((s) => numbers(s, ["y", "low", "high", "level"]));
     svg.replaceChildren();
+    scales = null;
     if (!xs.length || !ys.length) return;
     let [x0, x1, y0, y1] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
     if (x0 === x1) { x0 -= 0.5; x1 += 0.5; }
@@ -74,21 +88,23 @@ function lines(block) {
       svg.append(shape("line", { class: "axis", x1: left, x2: W - right, y1: Y(t), y2: Y(t) }));
       svg.append(shape("text", { x: left - 6, y: Y(t) + 4, "text-anchor": "end" }, short(t)));
     }
-    const marks = block.log2 ? [...new Set(xs)].sort((a, b) => a - b).map((v) => 2 ** v) : ticks(x0, x1, 6);
+    const marks = block.log2 ? [...new Set(xs)].sort((a, b) => a - b).map((v) => 2 ** v) : ticks(x0, x1, Math.max(3, W / 90));
     for (const t of marks) svg.append(shape("text", { x: X(t), y: H - bottom + 16, "text-anchor": "middle" }, Math.round(t * 100) / 100));
     svg.append(shape("text", { x: (W + left) / 2, y: H - 6, "text-anchor": "middle" }, block.x_label));
     block.series.forEach((s, i) => {
       if (off.has(i)) return;
+      const ink = colour(s.colour ?? i);
       if (s.low && s.high) {
         const edge = [...s.x.map((x, j) => [X(x), Y(s.high[j])]), ...s.x.map((x, j) => [X(x), Y(s.low[j])]).reverse()];
-        svg.append(shape("polygon", { points: edge.join(" "), fill: colour(s.colour ?? i), opacity: 0.14 }));
+        svg.append(shape("polygon", { points: edge.join(" "), fill: ink, opacity: 0.14 }));
       }
+      if (s.level !== undefined) svg.append(shape("line", { class: "level", stroke: ink, x1: left, x2: W - right, y1: Y(s.level), y2: Y(s.level) }));
       const points = s.x.map((x, j) => (s.y[j] === null ? null : [X(x), Y(s.y[j])])).filter(Boolean);
-      const style = { fill: "none", stroke: colour(s.colour ?? i), "stroke-width": 2, "stroke-dasharray": s.dashed ? "5 4" : "none" };
+      const style = { fill: "none", stroke: ink, "stroke-width": 2, "stroke-linejoin": "round", "stroke-dasharray": s.dashed ? "5 4" : "none" };
       svg.append(shape("polyline", { points: points.join(" "), ...style }));
-      if (points.length <= 24) for (const [x, y] of points) svg.append(shape("circle", { cx: x, cy: y, r: 2.6, fill: colour(s.colour ?? i) }));
+      if (points.length <= 24) for (const [x, y] of points) svg.append(shape("circle", { cx: x, cy: y, r: 2.6, fill: ink }));
     });
-    svg.append(shape("line", { id: "cursor", class: "axis", y1: top, y2: H - bottom, x1: -9, x2: -9 }));
+    svg.append(shape("line", { class: "axis cursor", y1: top, y2: H - bottom, x1: -9, x2: -9 }));
   }
 
   svg.addEventListener("pointermove", (event) => {
@@ -96,7 +112,7 @@ function lines(block) {
     const box = svg.getBoundingClientRect(), at = ((event.clientX - box.left) / box.width) * W;
     const xs = [...new Set(scales.shown.flatMap((s) => s.x))];
     const x = xs.reduce((best, v) => (Math.abs(scales.X(v) - at) < Math.abs(scales.X(best) - at) ? v : best), xs[0]);
-    const cursor = svg.querySelector("#cursor");
+    const cursor = svg.querySelector(".cursor");
     cursor.setAttribute("x1", scales.X(x)); cursor.setAttribute("x2", scales.X(x));
     const values = scales.shown.filter((s) => s.x.includes(x)).map((s) => {
       const j = s.x.indexOf(x), band = s.low && s.high ? ` (${short(s.low[j])} to ${short(s.high[j])})` : "";
@@ -105,22 +121,26 @@ function lines(block) {
     tip.show(event, [`${block.x_label} ${short(x)}`, ...values]);
   });
   svg.addEventListener("pointerleave", () => tip.hide());
-  block.series.forEach((s, i) => {
-    const button = element("button", { "aria-pressed": "true", type: "button" },
-      element("span", { class: "swatch", style: `background:${colour(s.colour ?? i)}` }), s.name);
-    button.onclick = () => { off.has(i) ? off.delete(i) : off.add(i); button.setAttribute("aria-pressed", !off.has(i)); draw(); };
-    legend.append(button);
-  });
-  draw();
+  legend.append(...switches(block.series.map((s, i) => [s.name, colour(s.colour ?? i)]), off, draw));
+  atWidth(figure, (width) => { W = width; draw(); })();
   return figure;
+}
+
+// Buttons that switch numbered things on and off
+function switches(named, off, draw) {
+  return named.map(([name, ink], i) => {
+    const button = element("button", { "aria-pressed": "true", type: "button" },
+      element("span", { class: "swatch", style: `background:${ink}` }), name);
+    button.onclick = () => { off.has(i) ? off.delete(i) : off.add(i); button.setAttribute("aria-pressed", !off.has(i)); draw(); };
+    return button;
+  });
 }
 
 // {labels: [...], panels: [{name, rows, columns, frames: [base64 of rows x columns bytes, 128 is zero], limit}]}
 function frames(block) {
   const figure = captioned(block), tip = tooltip(figure), last = block.labels.length - 1;
-  const input = element("input", { type: "range", min: 0, max: last, value: last, "aria-label": block.slider_label || "checkpoint" });
+  const input = element("input", { type: "range", min: 0, max: last, value: last, "aria-label": "checkpoint" });
   const output = element("output"), panels = element("div", { class: "panels" });
-  const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
   const views = block.panels.map((panel) => {
     const canvas = element("canvas", { width: panel.columns, height: panel.rows });
     canvas.addEventListener("pointermove", (event) => {
@@ -149,6 +169,76 @@ function frames(block) {
   input.addEventListener("input", draw);
   figure.append(element("div", { class: "slider" }, input, output), panels);
   draw();
+  return figure;
+}
+
+// {labels, panels: [{name, frames: [base64 of x, y bytes]}], classes, class_names}: points that move with the slider
+function places(block) {
+  const figure = captioned(block), tip = tooltip(figure), last = block.labels.length - 1, off = new Set();
+  const input = element("input", { type: "range", min: 0, max: last, value: last, "aria-label": "checkpoint" });
+  const output = element("output"), panels = element("div", { class: "panels" }), ink = (c) => (c < 0 ? "var(--soft)" : `var(--k${c % 10})`);
+  const views = block.panels.map((panel) => {
+    const svg = shape("svg", { viewBox: "-6 -6 267 267", class: "places", role: "img", "aria-label": panel.name });
+    const dots = block.classes.map((c, row) => shape("circle", { r: 3.4, fill: ink(c), "data-row": row }));
+    svg.append(...dots);
+    svg.addEventListener("pointermove", (event) => {
+      const c = block.classes[event.target.dataset?.row];
+      c === undefined ? tip.hide() : tip.show(event, [panel.name, c < 0 ? "no label" : `class ${block.class_names[c] ?? c}`]);
+    });
+    svg.addEventListener("pointerleave", () => tip.hide());
+    panels.append(element("div", {}, element("div", { class: "note" }, panel.name), svg));
+    return { panel, dots };
+  });
+  function draw() {
+    output.textContent = block.labels[input.value] ?? "";
+    for (const { panel, dots } of views) {
+      const at = bytes(panel.frames[Math.min(input.value, panel.frames.length - 1)]);
+      dots.forEach((dot, row) => {
+        dot.setAttribute("transform", `translate(${at[2 * row]} ${255 - at[2 * row + 1]})`);
+        dot.style.display = off.has(block.classes[row]) ? "none" : "";
+      });
+    }
+  }
+  input.addEventListener("input", draw);
+  if (last > 0) figure.append(element("div", { class: "slider" }, input, output));
+  const legend = element("div", { class: "legend" });
+  legend.append(...switches(block.class_names.map((name, c) => [name, ink(c)]), off, draw));
+  figure.append(panels, legend);
+  draw();
+  return figure;
+}
+
+// {names, merges: [[node, node, distance, leaves]], order}: a tree that grows from the right; distance 0 stands at the names
+function tree(block) {
+  const figure = captioned(block), svg = shape("svg", { role: "img", "aria-label": block.title }), tip = tooltip(figure);
+  const n = block.names.length, step = 24, top = 6, far = Math.max(...block.merges.map((m) => m[2])) || 1;
+  figure.append(svg);
+  atWidth(figure, (W) => {
+    const label = Math.min(0.45 * W, 14 + 7 * Math.max(...block.names.map((name) => name.length))), H = top + n * step + 34;
+    const X = (d) => W - label - 8 - (d / far) * (W - label - 24), place = new Map();
+    svg.setAttribute("viewBox", `0 0 ${W} ${H}`);
+    svg.setAttribute("height", H);
+    svg.replaceChildren();
+    for (const t of ticks(0, far, Math.max(2, W / 160))) {
+      svg.append(shape("line", { class: "axis", x1: X(t), x2: X(t), y1: top, y2: H - 32 }));
+      svg.append(shape("text", { x: X(t), y: H - 18, "text-anchor": "middle" }, short(t)));
+    }
+    svg.append(shape("text", { x: X(far / 2), y: H - 3, "text-anchor": "middle" }, "1 − similarity"));
+    block.order.forEach((leaf, i) => {
+      place.set(leaf, { x: X(0), y: top + (i + 0.5) * step });
+      const name = shape("text", { class: "leaf", x: X(0) + 8, y: top + (i + 0.5) * step + 4 }, block.names[leaf]);
+      name.append(shape("title", {}, block.names[leaf]));
+      svg.append(name);
+    });
+    block.merges.forEach(([a, b, distance, leaves], i) => {
+      const p = place.get(a), q = place.get(b), x = X(distance);
+      const branch = shape("path", { class: "branch", d: `M${p.x} ${p.y}H${x}V${q.y}H${q.x}` });
+      branch.addEventListener("pointermove", (event) => tip.show(event, [`${leaves} models`, `joined at ${short(distance)}`]));
+      branch.addEventListener("pointerleave", () => tip.hide());
+      svg.append(branch);
+      place.set(n + i, { x, y: (p.y + q.y) / 2 });
+    });
+  })();
   return figure;
 }
 
@@ -194,13 +284,27 @@ function entries(block) {
   return figure;
 }
 
-const KINDS = { lines, frames, matrix, table, strips, entries };
+// Two columns where there is room: what is wide stands alone, and so does a chart that would leave the place beside it blank.
+function arranged(figures) {
+  let row = [];
+  const wide = (figure) => ["frames", "places", "tree", "strips", "entries"].includes(figure.dataset.kind) ||
+    (figure.dataset.kind !== "lines" && figure.querySelectorAll("thead th").length > 5);
+  for (const figure of [...figures, null]) {
+    if (figure && !wide(figure)) { row.push(figure); continue; }
+    if (row.length % 2) row.at(-1).classList.add("wide");
+    row = [];
+    figure?.classList.add("wide");
+  }
+  return figures;
+}
+
+const KINDS = { lines, frames, places, tree, matrix, table, strips, entries };
 const report = JSON.parse(document.getElementById("report").textContent);
 const main = document.querySelector("main"), nav = document.querySelector("nav");
 report.sections.forEach((section, i) => {
   nav.append(element("a", { href: `#s${i}` }, section.title));
   main.append(element("h2", { id: `s${i}` }, section.title));
   if (section.note) main.append(element("p", { class: "lead" }, section.note));
-  main.append(element("div", { class: "figures" }, ...section.blocks.map((block) => KINDS[block.kind](block))));
+  main.append(element("div", { class: "figures" }, ...arranged(section.blocks.map((block) => KINDS[block.kind](block)))));
 });
 document.body.dataset.drawn = document.querySelectorAll("figure").length;
