@@ -29,6 +29,7 @@ from PIL import Image
 from torch import Tensor
 
 from neigenmaps.data import DatasetSplits, ImageStore, ViewLaw, load_splits, mnist_law, simclr_cifar_law
+from neigenmaps.data.rows import store_with_channels
 from neigenmaps.evaluation import TruncationCurve, code_lengths, principal_components, truncation_curve
 from neigenmaps.files import whole_file
 from neigenmaps.nn import BarlowTwins, NestedLowRank, NeuralEigenmapModel, SimCLR, SpectralContrastive, VICReg
@@ -134,14 +135,6 @@ def curves_of(model: NeuralEigenmapModel, splits: DatasetSplits) -> dict[str, li
     return found
 
 
-def with_channels(store: ImageStore, channels: int) -> ImageStore:
-    images = store.images_NCHW
-    if images.shape[1] == channels:
-        return store
-    images = images.expand(-1, channels, -1, -1).contiguous()
-    return ImageStore.from_tensors(images, store.labels_N, source=f"{store.source} in {channels} channels")
-
-
 def measure(name: str, objective: str, seed: int, paths: dict[str, str], epochs: int) -> dict[str, Any]:
     problem, started = PROBLEMS[name], time.process_time()
     module, data = fit(OBJECTIVES[objective](), paths[name], problem, seed, epochs)
@@ -150,7 +143,7 @@ def measure(name: str, objective: str, seed: int, paths: dict[str, str], epochs:
     for other in TRANSFER[name]:
         splits = load_splits(paths.get(other, other), image_size=problem.size)
         curves[f"{name} to {other}"] = curves_of(
-            module.model, DatasetSplits(*(with_channels(store, problem.channels) for store in splits))
+            module.model, DatasetSplits(*(store_with_channels(store, problem.channels) for store in splits))
         )
     curve = curves[name]["Rayleigh-Ritz"][0]
     print(

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from neigenmaps.data.datasets import DATASETS, load_splits
 from neigenmaps.data.folders import decode_image, image_files
+from neigenmaps.data.store import ImageStore
 from neigenmaps.errors import DataError, InputError
 
 GREY = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL's
@@ -76,14 +77,23 @@ def read_image(path: str | Path, *, image_size: int, channels: int = 3) -> Tenso
     return image
 
 
-def with_channels(image_CHW: Tensor, channels: int) -> Tensor:
-    """A uint8 image with 1 or 3 channels, grey by the weights of ITU-R 601."""
-    if image_CHW.shape[0] == channels:
-        return image_CHW
+def with_channels(images: Tensor, channels: int) -> Tensor:
+    """uint8 images (..., C, H, W) with 1 or 3 channels, grey by the weights of ITU-R 601."""
+    if images.shape[-3] == channels:
+        return images
     if channels == 3:
-        return image_CHW.expand(3, -1, -1)
+        return images.expand(*images.shape[:-3], 3, -1, -1)
     weights = torch.tensor(GREY)[:, None, None]
-    return (image_CHW * weights).sum(0, keepdim=True).round().to(torch.uint8)
+    return (images * weights).sum(-3, keepdim=True).round().to(torch.uint8)
+
+
+def store_with_channels(store: ImageStore, channels: int) -> ImageStore:
+    """The store itself where it has them already."""
+    images = with_channels(store.images_NCHW, channels)
+    if images is store.images_NCHW:
+        return store
+    source = f"{store.source} in {channels} channel(s)"
+    return ImageStore.from_tensors(images.contiguous(), store.labels_N, class_names=store.class_names, source=source)
 
 
 def _folder_rows(folder: Path, image_size: int, channels: int) -> ImageRows:

@@ -18,22 +18,27 @@ from neigenmaps.functional.ranking import retrieval_map
 
 @dataclass(frozen=True)
 class TruncationCurve:
-    """kNN accuracy and mean average precision, both in [0, 1], at every code length of `dims`."""
+    """kNN accuracy, mean average precision and, where measured, a linear probe's accuracy at every code length of `dims`.
+
+    All in [0, 1].
+    """
 
     dims: tuple[int, ...]
     knn_accuracy: tuple[float, ...]
     retrieval_map: tuple[float, ...]
+    linear_probe: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not len(self.dims) == len(self.knn_accuracy) == len(self.retrieval_map) >= 1:
+        probed = self.dims if self.linear_probe is None else self.linear_probe
+        if not len(self.dims) == len(self.knn_accuracy) == len(self.retrieval_map) == len(probed) >= 1:
             raise ShapeError(
-                f"expected as many values as code lengths, got {len(self.dims)} lengths, {len(self.knn_accuracy)} "
-                f"accuracies and {len(self.retrieval_map)} precisions: give one of each for every length"
+                f"expected as many values as code lengths, got {len(self.dims)} lengths, {len(self.knn_accuracy)} and "
+                f"{len(probed)} accuracies and {len(self.retrieval_map)} precisions: give one of each for every length"
             )
 
     def as_dict(self) -> dict[str, list[int] | list[float]]:
         """Plain lists, ready for JSON; `TruncationCurve(**...)` of them is the way back."""
-        return {name: list(values) for name, values in asdict(self).items()}
+        return {name: list(values) for name, values in asdict(self).items() if values is not None}
 
 
 def truncation_curve(

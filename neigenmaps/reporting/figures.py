@@ -20,7 +20,7 @@ from torch import Tensor
 
 from neigenmaps.errors import InputError, NonFiniteError, ShapeError
 from neigenmaps.files import whole_file
-from neigenmaps.reporting.spread import TITLES, Curves, Measure, Spread, lengths_of, spreads
+from neigenmaps.reporting.spread import TITLES, Curves, Spread, lengths_of, measures_of, spreads
 from neigenmaps.reporting.tables import check_eigenvalues
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -30,13 +30,13 @@ DPI = 150  # a README shows about 900 pixels: the widths below are 8.4 inches or
 
 
 def plot_truncation(curves: Curves, path: str | Path, *, levels: Collection[str] = ("raw pixels",)) -> None:
-    """Draw kNN accuracy and retrieval mAP over code length (base-2 axis), and write them to `path` as PNG.
+    """Draw every measure that the curves have over code length (base-2 axis), and write them to `path` as PNG.
 
     Several curves for a method are seeds: mean with a band of one standard deviation. Methods named in `levels` have no
     length to choose; their value at their longest length is a dotted horizontal line.
     """
-    measures: tuple[Measure, ...] = ("knn_accuracy", "retrieval_map")
-    figure = Figure(figsize=(8.4, 3.7), layout="constrained")
+    measures = measures_of(curves)
+    figure = Figure(figsize=(4.2 * len(measures), 3.7), layout="constrained")
     for axes, measure in zip(figure.subplots(1, len(measures)), measures, strict=True):
         by_method = spreads(curves, measure)
         lines = {method: spread for method, spread in by_method.items() if method not in levels}

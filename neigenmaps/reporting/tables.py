@@ -10,18 +10,18 @@ from rich.table import Table
 from torch import Tensor
 
 from neigenmaps.errors import NonFiniteError, ShapeError
-from neigenmaps.reporting.spread import TITLES, Curves, Measure, Spread, lengths_of, spreads
+from neigenmaps.reporting.spread import TITLES, Curves, Measure, Spread, lengths_of, measures_of, spreads
 
 MISSING = "\N{EN DASH}"
 
 
-def truncation_table(curves: Curves, *, measures: Sequence[Measure] = ("knn_accuracy", "retrieval_map")) -> Table:
-    """Methods by code length, one block for every measure; the best of a column is bold.
+def truncation_table(curves: Curves, *, measures: Sequence[Measure] | None = None) -> Table:
+    """Methods by code length, one block for every measure (all that were taken); the best of a column is bold.
 
     Several curves for a method are seeds, shown as mean ± standard deviation. A length that a method was not measured
     at shows an en dash.
     """
-    summary = {measure: spreads(curves, measure) for measure in measures}
+    summary = {measure: spreads(curves, measure) for measure in measures or measures_of(curves)}
     dims = sorted({d for by_method in summary.values() for d in lengths_of(by_method)})
     table = Table(title="By code length", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("method", no_wrap=True)
