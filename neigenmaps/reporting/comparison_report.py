@@ -11,7 +11,7 @@ from neigenmaps.data import ImageStore
 from neigenmaps.evaluation.convergence import Alignment
 from neigenmaps.evaluation.model_comparison import ModelComparison
 from neigenmaps.reporting.report import Block, Lines, Matrix, Places, Section, Series, Tree, write_report
-from neigenmaps.reporting.run_report import CLOUD, MEASURE_NAMES
+from neigenmaps.reporting.run_report import CLOUD, MEASURE_NAMES, leading_layer, measures_of, references_of
 
 NOTE = (
     "Calibrated by permuting the rows of the probe set: 0 is what unrelated rows give, 1 the best there is. Models stand in the "
@@ -69,12 +69,11 @@ def curve_blocks(histories: Mapping[str, Sequence[Alignment]]) -> list[Block]:
     longest = max(map(len, histories.values()), default=0)
     if longest < 2:
         return []
-    last = next(iter(histories.values()))[-1]
-    layer = next(iter(last.values))
-    references = [name for name in last.values[layer] if name != "previous"]
-    measure = next(iter(last.values[layer][references[0]]))
+    one_run = next(iter(histories.values()))
+    layer = leading_layer(one_run)
+    measure = measures_of(one_run, layer)[0]
     blocks: list[Block] = []
-    for reference in references:
+    for reference in references_of(one_run, layer):
         series = [
             Series(
                 run,

@@ -56,8 +56,8 @@ def report_run(run: str | Path, images: DatasetSplits | None = None) -> Path:
     summary = _json(run / "summary.json")
     alignments = read_alignments(run / "alignment")
     if alignments:
-        layer = _layer(alignments)
-        measure = _measures(alignments, layer)[0]
+        layer = leading_layer(alignments)
+        measure = measures_of(alignments, layer)[0]
         plot_alignment(_curves(alignments, layer, measure), run / "alignment.png", title=MEASURE_NAMES[measure])
         summary["alignment"] = {str(one.step): one.headlines() for one in alignments}
         with whole_file(run / "summary.json") as unfinished:
@@ -95,8 +95,8 @@ def alignment_blocks(alignments: Sequence[Alignment], probe: ImageStore | None) 
     """Curves by measure, the universe, drift, maps through time, all models beside each other, distortion by class."""
     if not alignments:
         return []
-    layer = _layer(alignments)
-    references, measures = _references(alignments, layer), _measures(alignments, layer)
+    layer = leading_layer(alignments)
+    references, measures = references_of(alignments, layer), measures_of(alignments, layer)
     blocks: list[Block] = [_measure_lines(alignments, layer, measure) for measure in measures]
     if universe := _universe_lines(alignments, layer):
         blocks.append(universe)
@@ -114,24 +114,26 @@ def alignment_blocks(alignments: Sequence[Alignment], probe: ImageStore | None) 
     return blocks
 
 
-def _layer(alignments: Sequence[Alignment]) -> str:
+def leading_layer(alignments: Sequence[Alignment]) -> str:
+    """The layer that is drawn."""
     return next(iter(alignments[-1].values))
 
 
-def _references(alignments: Sequence[Alignment], layer: str) -> list[str]:
+def references_of(alignments: Sequence[Alignment], layer: str) -> list[str]:
+    """Without the run's own past."""
     return [name for name in alignments[-1].values[layer] if name != "previous"]
 
 
-def _measures(alignments: Sequence[Alignment], layer: str) -> list[str]:
+def measures_of(alignments: Sequence[Alignment], layer: str) -> list[str]:
     """Of the first reference, lfm first."""
-    found = list(alignments[-1].values[layer][_references(alignments, layer)[0]])
+    found = list(alignments[-1].values[layer][references_of(alignments, layer)[0]])
     return sorted(found, key=lambda measure: measure != "lfm")
 
 
 def _curves(alignments: Sequence[Alignment], layer: str, measure: str) -> list[Series]:
     """A curve for every reference, with the untrained network's level, and the null's band around 0."""
     series, band = [], {one.step: 0.0 for one in alignments}
-    for name in _references(alignments, layer):
+    for name in references_of(alignments, layer):
         found = [
             (one.step, one.values[layer][name][measure])
             for one in alignments

@@ -1,10 +1,10 @@
 """Alignment with references: 1 with itself, 0 when rows are shuffled, unmoved by rotations, and kept in files."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
+from planted_clouds import N, Planted, cloud
 from torch import Tensor
 
 from neigenmaps.data import ImageStore
@@ -16,37 +16,8 @@ from neigenmaps.evaluation.convergence import (
     read_alignments,
     write_alignment,
 )
-from neigenmaps.evaluation.references import Reference
 
-N = 150
 SETTINGS = AlignmentSettings(n_eigenvectors=12, n_neighbors=15, n_permutations=99)
-
-
-@dataclass(frozen=True)
-class Planted(Reference):
-    rows_NF: Tensor = field(repr=False)
-    name: str = "planted"
-
-    def embed(self, images: ImageStore) -> Tensor:
-        return self.rows_NF
-
-    def key(self) -> str:
-        return self.name
-
-
-def cloud(seed: int, width: int, noise: float = 0.0) -> Tensor:
-    """One latent cloud of five clusters, seen through a random tanh map."""
-    latent_generator, generator = torch.Generator().manual_seed(0), torch.Generator().manual_seed(seed)
-    centres = 2 * torch.randn(5, 6, generator=latent_generator)
-    latent = centres[torch.arange(N) % 5] + torch.randn(N, 6, generator=latent_generator)
-    seen = torch.tanh(latent @ torch.randn(6, width, generator=generator) / 6**0.5)
-    return seen + noise * torch.randn(N, width, generator=generator)
-
-
-@pytest.fixture(scope="module")
-def probe() -> ImageStore:
-    pixels = torch.randint(0, 256, (N, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    return ImageStore.from_tensors(pixels, torch.arange(N) % 5, source="planted")
 
 
 @pytest.fixture(scope="module")

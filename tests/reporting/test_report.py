@@ -16,11 +16,13 @@ from neigenmaps.reporting.report import (
     Lines,
     Matrix,
     Panel,
+    Places,
     Section,
     Series,
     StripRow,
     Strips,
     Table,
+    Tree,
     image_uri,
     write_report,
 )
@@ -36,16 +38,19 @@ def sections() -> list[Section]:
         "epoch",
         [
             Series("ours", [0, 1, 2], [0.1, float("nan"), 0.3], low=[0, 0, 0.2], high=[0.2, 0.3, 0.4]),
-            Series("level", [0, 2], [0.5, 0.5], dashed=True),
+            Series("level", [0, 2], [0.5, 0.5], dashed=True, level=0.45),
         ],
     )
     maps = Frames("maps", ["epoch 0", "epoch 1"], [Panel("a", torch.stack([torch.eye(3), -torch.eye(3)]))])
+    still, moving = torch.zeros(1, 3, 2), torch.stack([torch.eye(3)[:, :2], -torch.eye(3)[:, :2]])
+    places = Places("places", ["epoch 0", "epoch 1"], {"still": still, HOSTILE: moving}, [0, 1, -1], ["cat", HOSTILE])
+    tree = Tree("tree", ["a", HOSTILE, "c"], [[0, 2, 0.1, 2], [1, 3, 0.4, 3]], [1, 0, 2])
     matrix = Matrix("models", ["a", "b"], ["a", "b"], [[1.0, None], [0.5, 1.0]])
     table = Table("numbers", ["method", "8"], [["ours", 0.5], ["PCA", None]])
     strips = Strips("neighbours", [(IMAGE, [StripRow("8 numbers", [IMAGE, IMAGE.repeat(3, 1, 1)], [True, False])])])
     return [
-        Section("Curves", [lines, maps]),
-        Section("Tables", [matrix, table, strips]),
+        Section("Curves", [lines, maps, places]),
+        Section("Tables", [tree, matrix, table, strips]),
         Section("left out", []),
         Section("Run", [Entries("run", {"seed": 0, "where": HOSTILE})]),
     ]
@@ -89,6 +94,15 @@ def test_frames_are_bytes_around_128() -> None:
     assert panel["limit"] == 2.0
 
 
+def test_places_are_bytes_on_one_scale(page: Path) -> None:
+    import base64
+
+    panels = data_of(page)["sections"][0]["blocks"][2]["panels"]
+    decoded = [[list(base64.b64decode(frame)) for frame in panel["frames"]] for panel in panels]
+    assert decoded[0] == [[128] * 6]
+    assert decoded[1] == [[255, 128, 128, 255, 128, 128], [0, 128, 128, 0, 128, 128]]
+
+
 def test_bad_blocks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ShapeError, match="3 values as in x"):
         Series("s", [1, 2, 3], [1, 2])
@@ -100,6 +114,13 @@ def test_bad_blocks_are_refused(tmp_path: Path) -> None:
         Panel("p", torch.zeros(3, 3)).as_dict()
     with pytest.raises(ShapeError, match="uint8 image"):
         image_uri(torch.zeros(1, 8, 8))
+    for wrong in (torch.zeros(2, 3, 2), torch.zeros(1, 4, 2), torch.zeros(1, 3, 3)):
+        with pytest.raises(ShapeError, match=r"expected \(1 or 1, 3, 2\)"):
+            Places("p", ["a"], {"x": wrong}, [0, 0, 0], []).as_dict()
+    with pytest.raises(InputError, match="at least one panel"):
+        Places("p", ["a"], {}, [0], []).as_dict()
+    with pytest.raises(ShapeError, match="1 merges and an order of 2 leaves, got 0 and 2"):
+        Tree("t", ["a", "b"], [], [0, 1])
     with pytest.raises(InputError, match="nothing to report"):
         write_report(tmp_path / "r.html", "t", "", [Section("s", [])])
     assert not (tmp_path / "r.html").exists()
@@ -117,6 +138,15 @@ svg.dispatchEvent(new PointerEvent('pointermove', { clientX: box.left + box.widt
 document.body.dataset.tip = document.querySelector('.tip').textContent;
 document.querySelector('.legend button').click();
 document.body.dataset.curves = document.querySelectorAll('svg polyline').length;
+const figure = document.querySelector('figure[data-kind=places]'), range = figure.querySelector('input');
+const dot = figure.querySelectorAll('svg')[1].querySelector('circle');
+const slide = (at) => { range.value = at; range.dispatchEvent(new Event('input')); return dot.getAttribute('transform'); };
+document.body.dataset.moved = [slide(1), slide(0)].join(' ');
+dot.dispatchEvent(new PointerEvent('pointermove', { clientX: 9, clientY: 9, bubbles: true }));
+document.body.dataset.named = figure.querySelector('.tip').textContent.endsWith('class cat');
+figure.querySelector('.legend button').click();
+document.body.dataset.hidden = dot.style.display;
+document.body.dataset.tree = ['.branch', '.leaf'].map((part) => document.querySelectorAll('svg ' + part).length);
 document.body.dataset.wide = document.documentElement.scrollWidth > window.innerWidth;
 </script>
 """
@@ -134,7 +164,11 @@ def test_a_browser_draws_the_page_and_it_answers(page: Path, tmp_path: Path, wid
     body = re.search(r"<body([^>]*)>", ran.stdout)
     assert body is not None
     said = dict(re.findall(r'data-(\w+)="([^"]*)"', body[1]))
-    assert said["drawn"] == "6"
+    assert said["drawn"] == "8"
+    assert said["moved"] == "translate(0 127) translate(255 127)"
+    assert said["named"] == "true"
+    assert said["hidden"] == "none"
+    assert said["tree"] == "2,3"
     assert said["slid"] == "true epoch 0"
     assert said["tip"] == "epoch 2ours: 0.3 (0.2 to 0.4)level: 0.5"
     assert said["curves"] == "1"  # the other was switched off

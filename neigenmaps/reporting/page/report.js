@@ -54,7 +54,7 @@ function tooltip(figure) {
 function atWidth(node, draw) {
   let drawn = 0;
   const again = () => { const width = Math.round(node.clientWidth) || 560; if (width !== drawn) draw((drawn = width)); };
-  new ResizeObserver(again).observe(node);
+  new ResizeObserver(() => requestAnimationFrame(again)).observe(node);
   return again;
 }
 
