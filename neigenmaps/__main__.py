@@ -13,6 +13,7 @@ VERBS = {  # each is a module of neigenmaps.commands, imported only when it is c
     "embed": "encode a folder of images, or a data set, into a file of codes",
     "retrieve": "find the images most similar to a query",
     "evaluate": "measure a model at every code length, beside its rivals",
+    "export": "write a model or codes for timm, ONNX, faiss, NumPy",
     "align": "how far saved models agree with references, and runs with each other",
     "report": "write the page of a run: curves, maps, neighbours, without network",
 }
