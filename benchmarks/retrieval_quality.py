@@ -5,8 +5,8 @@
 
 Small on purpose: 10,000 training images, made smaller (14x14, 16x16), the digits network, 117 steps of 256 pairs: a run takes
 minutes on one core. Only the objective differs; no learning rate was tuned for any of them here. Every projector (128 numbers)
-is read in four ways: as trained (centred), cut at random places (mean of 3 draws), in its principal components, and after
-Rayleigh-Ritz over views of the training images. The gallery holds training images, queries are held-out ones; under transfer
+is read as trained (centred), cut at random places (mean of 3 draws), in its principal components, and after Rayleigh-Ritz over
+views of the training images, also with functions of small eigenvalue damped (diffusion). The gallery holds training images, queries are held-out ones; under transfer
 both are of another data set and the network sees neither before. Cosine; mAP over all relevant images, ties against the method.
 """
 
@@ -42,6 +42,7 @@ RESULTS = Path(__file__).parent / "results"
 WIDTH, BATCH, EPOCHS, TRAIN_ROWS, TEST_ROWS = 128, 256, 3, 10_000, 2_000
 GALLERY, QUERIES = 5_000, 500
 RANDOM_DRAWS = 3
+DIFFUSION = (4, 16)  # 16 looked best on the digits, so those say nothing about it; the plain reading has 1 / 2
 OBJECTIVES: dict[str, Callable[[], Any]] = {
     "nested low-rank, octave (ours)": lambda: NestedLowRank(nesting="octave"),
     "Barlow Twins": lambda: BarlowTwins(lambda_param=0.02),
@@ -119,6 +120,10 @@ def readings(
         yield "random places", a[:, order], b[:, order]
     yield "PCA", *principal_components(a, b, n_components=WIDTH)
     yield "Rayleigh-Ritz", model.order(raw[0]), model.order(raw[1])
+    unit = [model.order(codes, scaling="unit") for codes in raw]
+    for power in DIFFUSION:
+        scale = model.eigenvalues[: unit[0].shape[1]].clamp_min(0) ** power
+        yield f"Rayleigh-Ritz, eigenvalues to the power {power}", unit[0] * scale, unit[1] * scale
 
 
 def curves_of(model: NeuralEigenmapModel, splits: DatasetSplits) -> dict[str, list[dict[str, Any]]]:
