@@ -8,11 +8,13 @@ NeigenmapsError
 │   └── UnknownNameError          no such backbone, data set, ...: suggests the nearest name
 ├── DataError (ValueError)        a data set, folder or image file cannot be used
 ├── CheckpointError (ValueError)  a checkpoint or model folder is corrupt or does not fit
-└── NotFittedError (RuntimeError) the object has not learned what was asked of it
+├── NotFittedError (RuntimeError) the object has not learned what was asked of it
+└── CollapseError (RuntimeError)  training gives no usable representation any more
 
 IdentifiabilityWarning            the objective cannot tell all k functions apart; says what to do
 ConvergenceWarning                an iteration stopped at its limit; says what to do
 AlignmentWarning                  an alignment that may not mean what it seems to; says why
+CollapseWarning                   training was kept from collapse by leaving out steps, or by going back
 """
 
 from __future__ import annotations
@@ -67,6 +69,10 @@ class NotFittedError(NeigenmapsError, RuntimeError):
     """The object has not learned what was asked of it."""
 
 
+class CollapseError(NeigenmapsError, RuntimeError):
+    """Training gives no usable representation any more, and going back did not help."""
+
+
 class IdentifiabilityWarning(UserWarning):
     """The objective cannot tell all k functions apart."""
 
@@ -77,3 +83,7 @@ class ConvergenceWarning(UserWarning):
 
 class AlignmentWarning(UserWarning):
     """An alignment that may not mean what it seems to."""
+
+
+class CollapseWarning(UserWarning):
+    """Training was kept from collapse by leaving out steps, or by going back."""

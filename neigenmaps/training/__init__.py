@@ -4,6 +4,7 @@ from neigenmaps.training.alignment_monitor import AlignmentMonitor
 from neigenmaps.training.callbacks import OnlineKNN, SpectrumMonitor
 from neigenmaps.training.checkpoints import read_checkpoint
 from neigenmaps.training.cli import EigenmapCLI
+from neigenmaps.training.collapse_guard import CollapseGuard
 from neigenmaps.training.datamodule import RowLoader, ViewsDataModule
 from neigenmaps.training.gather import gather_rows
 from neigenmaps.training.module import EigenmapModule
@@ -11,6 +12,7 @@ from neigenmaps.training.ritz import FitRitz, fit_ritz, ritz_of
 
 __all__ = [
     "AlignmentMonitor",
+    "CollapseGuard",
     "EigenmapCLI",
     "EigenmapModule",
     "FitRitz",

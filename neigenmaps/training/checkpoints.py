@@ -50,6 +50,7 @@ def last_good_checkpoint(runs: Path, check: Callable[[Path, dict[str, Any]], Non
     for path in sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True):
         try:
             contents = read_checkpoint(path)
+            check_finite(path, contents)
             check(path, contents)
         except CheckpointError as error:
             skipped.append(str(error) if str(path) in str(error) else f"{path}: {error}")
@@ -78,6 +79,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(contents, dict) or "model_config" not in contents:
         raise CheckpointError(f"{path} is a checkpoint, but not one of neigenmaps: expected an entry 'model_config'")
     return contents
+
+
+def check_finite(path: Path, contents: dict[str, Any]) -> None:
+    """CheckpointError when a weight is NaN or infinite: a run that goes on from it can only stay so."""
+    for name, value in contents["state_dict"].items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise CheckpointError(f"{path}: {name} holds NaN or infinity")
 
 
 def _damaged_part(path: str | Path) -> str | None:

@@ -53,16 +53,25 @@ class RowLoader:
         return self.rows // self.batch_size if self.shuffle else -(-self.rows // self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        order, epoch = torch.arange(self.rows), self.epoch()
-        if self.shuffle:
-            order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(mix(self.seed, epoch)))
+        epoch = self.epoch()
+        order = self.order(epoch)
         start, self.next_batch = self.next_batch, 0
         for number in range(start, len(self)):
-            rows = order[number * self.batch_size : (number + 1) * self.batch_size]
-            if self.shuffle:
-                rows = rows[self.rank :: self.world]
             self.next_batch = (number + 1) % len(self)
-            yield {"part": self.part, "index": rows, "seed": mix(self.seed, epoch, number, self.rank)}
+            yield self.batch(order, epoch, number)
+
+    def order(self, epoch: int) -> Tensor:
+        """The rows of an epoch."""
+        if not self.shuffle:
+            return torch.arange(self.rows)
+        return torch.randperm(self.rows, generator=torch.Generator().manual_seed(mix(self.seed, epoch)))
+
+    def batch(self, order: Tensor, epoch: int, number: int) -> dict[str, Any]:
+        """What this process sees of one batch."""
+        rows = order[number * self.batch_size : (number + 1) * self.batch_size]
+        if self.shuffle:
+            rows = rows[self.rank :: self.world]
+        return {"part": self.part, "index": rows, "seed": mix(self.seed, epoch, number, self.rank)}
 
     def state_dict(self) -> dict[str, int]:
         return {"next_batch": self.next_batch}
@@ -82,12 +91,19 @@ class RowsDataModule(pl.LightningDataModule):
 
     def training_rows(self, rows: int) -> RowLoader:
         """Shuffled batches of so many rows, from where a resumed run stood. InputError unless processes share them evenly."""
+        self._loader = self._shuffled(rows)
+        if self._resume_at is not None:
+            self._loader.load_state_dict(self._resume_at)
+            self._resume_at = None
+        return self._loader
+
+    def _shuffled(self, rows: int) -> RowLoader:
         rank, world = process()
         if self.batch_size % world:
             raise InputError(
                 f"batch_size {self.batch_size} is of all processes together: expected a multiple of {world}"
             )
-        self._loader = RowLoader(
+        return RowLoader(
             "train",
             rows,
             self.batch_size,
@@ -97,10 +113,6 @@ class RowsDataModule(pl.LightningDataModule):
             rank=rank,
             world=world,
         )
-        if self._resume_at is not None:
-            self._loader.load_state_dict(self._resume_at)
-            self._resume_at = None
-        return self._loader
 
     def state_dict(self) -> dict[str, int]:
         """Where the epoch stands. Lightning keeps the loader's state too, but does not give it back when the module has asked for
@@ -185,6 +197,12 @@ class ViewsDataModule(RowsDataModule):
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Tensor]:
         images = self._images(batch["part"], batch["index"])
         return {"images": images, "views": self._views(images, batch["seed"])}
+
+    def training_batch(self, epoch: int, number: int, device: torch.device) -> dict[str, Tensor]:
+        """Images and views of one training batch, whenever it was or will be seen."""
+        loader = self._shuffled(len(self.splits.train))
+        batch = loader.batch(loader.order(epoch), epoch, number)
+        return self.on_after_batch_transfer(batch | {"index": batch["index"].to(device)}, 0)
 
     def training_views(self, n_passes: int, device: torch.device) -> Iterator[Tensor]:
         """Views (V, B, C, H, W) of all training images, `n_passes` times; each process yields its share of the chunks."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from neigenmaps.errors import CheckpointError, IdentifiabilityWarning, InputError, NonFiniteError
 from neigenmaps.functional.eigenmap import EigenmapResult
 from neigenmaps.nn import NestedLowRank, NeuralEigenmapModel, Objective
+from neigenmaps.training.collapse_guard import CollapseGuard
 from neigenmaps.training.datamodule import ViewsDataModule
 from neigenmaps.training.gather import gather_rows
 from neigenmaps.training.optimizers import (
@@ -73,6 +74,7 @@ class EigenmapModule(pl.LightningModule):
         self.lr = lr
         self.weight_decay = weight_decay
         self.warmup = warmup
+        self._guarded = False
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         codes_VBK = self.views_to_codes(batch["views"])
@@ -138,12 +140,18 @@ class EigenmapModule(pl.LightningModule):
             raise CheckpointError(f"the checkpoint holds another model: {shown}; use its run folder's config.yaml")
 
     def on_fit_start(self) -> None:
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        self._guarded = any(
+            isinstance(one, CollapseGuard) for one in callbacks
+        )  # which leaves out such steps, and says so
         batch = getattr(self.trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
         if batch is not None and (doubt := self.objective.doubt(batch, self.model.config["width"])):
             warnings.warn(doubt, IdentifiabilityWarning, stacklevel=2)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.trainer._logger_connector.should_update_logs and not torch.isfinite(outputs["loss"]):
+        if self._guarded or not self.trainer._logger_connector.should_update_logs:
+            return
+        if not torch.isfinite(outputs["loss"]):
             raise NonFiniteError(
                 f"the loss is {outputs['loss'].item()} at step {self.global_step}: lower lr, raise warmup, or train in "
                 "float32 (trainer.precision=32); checkpoints of earlier epochs are intact"

@@ -31,7 +31,7 @@ SAVED_EVERY = 3  # of 4 steps an epoch, so that checkpoints lie within epochs to
 
 
 def configuration(root: Path, data: Path, epochs: int) -> dict[str, Any]:
-    callbacks = ["SpectrumMonitor"]
+    callbacks = ["CollapseGuard", "SpectrumMonitor"]
     return {
         "seed_everything": 1,
         "resume": "auto",
