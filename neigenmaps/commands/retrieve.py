@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--query", type=Path, nargs="+", required=True, help="image files")
     parser.add_argument("-k", type=int, default=10, help="how many to find")
     parser.add_argument("--dims", type=int, default=None, help="length at which codes are compared (default: all)")
+    parser.add_argument(
+        "--diffusion", type=float, default=0.0, help="damps later numbers by this power of their eigenvalue"
+    )
     parser.add_argument("--html", type=Path, default=None, help="write a page with thumbnails here")
     parser.add_argument("--model", default=None, help=f"{CHECKPOINT_HELP} (default: the one that made the codes)")
     parser.add_argument("--images", default=None, help="folder or data set the codes are of (default: as then)")
@@ -43,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     store.check_fingerprint(fingerprint_model(model))
     size, channels = int(model.config["image_size"]), int(model.config["in_chans"])
     images = [read_image(path, image_size=size, channels=channels) for path in arguments.query]
-    index = TruncatedIndex(store, arguments.dims)
+    index = TruncatedIndex(store, arguments.dims, diffusion=arguments.diffusion)
     scaling: Any = _noted(store, "scaling", "")
     codes = model.encode(stack(images), store.width, scaling=scaling).cpu()
     scores, ids = index.search(codes, arguments.k)

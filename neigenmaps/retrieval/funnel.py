@@ -51,7 +51,7 @@ class FunnelRecall(NamedTuple):
 class FunnelSearch:
     """The k rows most similar to the query at length stages[-1], looked for among ever fewer candidates.
 
-    codes, metric, scaling, eigenvalues, ids, fingerprint: as `TruncatedIndex`. stages: rising code lengths, at least
+    codes, metric, scaling, diffusion, eigenvalues, ids, fingerprint: as `TruncatedIndex`. stages: rising code lengths, at least
     two. shortlists: rows that each stage but the last hands on, falling; when None, ten times as many as the next one
     does (for k = 10 and three stages: 1000, 100).
 
@@ -67,6 +67,7 @@ class FunnelSearch:
         shortlists: Sequence[int] | None = None,
         metric: Metric = "cosine",
         scaling: Scaling = "unit",
+        diffusion: float = 0.0,
         eigenvalues: Array | None = None,
         ids: Ids | None = None,
         fingerprint: str | None = None,
@@ -77,7 +78,7 @@ class FunnelSearch:
         if len(self.stages) < 2 or not rising or self.stages[-1] > self.store.width:
             raise InputError(f"expected two or more rising stages within 1..{self.store.width}, got {self.stages}")
         self.shortlists = None if shortlists is None else self._checked_shortlists(shortlists)
-        self._first = TruncatedIndex(self.store, self.stages[0], metric, scaling, method="flat")
+        self._first = TruncatedIndex(self.store, self.stages[0], metric, scaling, diffusion=diffusion, method="flat")
         self._scorer = self._first.scorer
 
     def __len__(self) -> int:

@@ -5,6 +5,7 @@ Letters: N rows of the store, Q queries, m numbers of each code, S candidates pe
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,22 +36,29 @@ class SearchResult(NamedTuple):
 
 
 class Scorer:
-    """What makes inner products the scores of `metric` under `scaling`, for codes of any length."""
+    """What makes inner products the scores of `metric` under `scaling` and `diffusion`, for codes of any length."""
 
-    def __init__(self, store: CodeStore, metric: Metric, scaling: Scaling) -> None:
+    def __init__(self, store: CodeStore, metric: Metric, scaling: Scaling, diffusion: float = 0.0) -> None:
         if metric not in ("cosine", "inner_product"):
             raise InputError(f"expected metric 'cosine' or 'inner_product', got {metric!r}: name one of them")
         if scaling not in ("unit", "sqrt_eigenvalue"):
             raise InputError(f"expected scaling 'unit' or 'sqrt_eigenvalue', got {scaling!r}: name one of them")
-        self.metric, self.scaling = metric, scaling
+        if not 0 <= diffusion < math.inf:
+            raise InputError(f"expected a diffusion of at least 0, got {diffusion}: it is a power of the eigenvalues")
+        self.metric, self.scaling, self.diffusion = metric, scaling, diffusion
         self._scale_K: NDArray[np.float32] | None = None
-        if scaling == "sqrt_eigenvalue":
+        power = diffusion + (0.5 if scaling == "sqrt_eigenvalue" else 0.0)
+        if power:
             if store.eigenvalues_K is None:
                 raise InputError(
-                    "scaling='sqrt_eigenvalue' needs eigenvalues: pass model.eigenvalues, or scaling='unit'"
+                    "scaling='sqrt_eigenvalue' and diffusion need eigenvalues: pass model.eigenvalues, or scaling='unit' alone"
                 )
-            _refuse_scaled_already(store)
-            self._scale_K = np.sqrt(np.maximum(store.eigenvalues_K, 0)).astype(np.float32)
+            if scaling == "sqrt_eigenvalue":
+                _refuse_scaled_already(store)
+            values_K = np.maximum(store.eigenvalues_K, 0)
+            if metric == "cosine" and values_K.any():
+                values_K = values_K / values_K.max()  # changes no cosine, and high powers do not vanish
+            self._scale_K = (values_K**power).astype(np.float32)
 
     def comparable(self, codes: NDArray[np.float32]) -> NDArray[np.float32]:
         """Cut codes (..., m), scaled, and of length 1 under the cosine; zero rows stay zero."""

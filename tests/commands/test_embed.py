@@ -126,6 +126,7 @@ def test_the_page_shows_every_length_and_asks_the_network_for_nothing(place: Pat
         ({"--query": "no_image.png"}, r"no_image.png: expected an image file, but it cannot be read"),
         ({"--query": "absent.png"}, "there is no such file"),
         ({"-k": 25}, "1 <= k <= 24"),
+        ({"--diffusion": -1}, "a diffusion of at least 0"),
         ({"--dims": 11}, "1 <= truncate_dim <= 10"),
         ({"--model": "other"}, "encode both with one model"),
         ({"--model": "absent"}, "expected a run folder, a model/ folder, or a .ckpt file"),

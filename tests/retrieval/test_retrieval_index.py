@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from neigenmaps.errors import InputError, NonFiniteError, ShapeError
-from neigenmaps.retrieval import CodeStore, TruncatedIndex, fingerprint_model
+from neigenmaps.retrieval import CodeStore, FunnelSearch, TruncatedIndex, fingerprint_model
 from neigenmaps.retrieval import index as module
 from neigenmaps.retrieval import shortlist as shortlist_module
 from neigenmaps.retrieval.scoring import unit_rows
@@ -198,6 +198,32 @@ def test_scaling_twice_is_refused() -> None:
         TruncatedIndex(scaled, 8, scaling="sqrt_eigenvalue", eigenvalues=eigenvalues)
 
 
+@pytest.mark.parametrize("metric", ["cosine", "inner_product"])
+def test_diffusion_multiplies_by_powers_of_eigenvalues(metric: str) -> None:
+    gallery, queries, eigenvalues = (
+        codes(80),
+        codes(6, seed=1),
+        np.linspace(0.02, 0.001, 12),
+    )  # high powers almost vanish
+    for scaling, diffusion in (("unit", 3.0), ("sqrt_eigenvalue", 2.5)):
+        index = TruncatedIndex(gallery, 12, metric, scaling, diffusion=diffusion, eigenvalues=eigenvalues)  # type: ignore[arg-type]
+        scores, rows = index.truncated(7).search(queries, 5)
+        # the oracle multiplies by square roots
+        expected_scores, expected_rows = oracle.search(queries, gallery, 5, 7, metric, eigenvalues**6)
+        np.testing.assert_array_equal(rows, expected_rows)
+        np.testing.assert_allclose(scores, expected_scores, rtol=2e-5, atol=0 if metric == "inner_product" else 2e-6)
+        funnel = FunnelSearch(
+            gallery,
+            (3, 7),
+            shortlists=(80,),
+            metric=metric,  # type: ignore[arg-type]
+            scaling=scaling,  # type: ignore[arg-type]
+            diffusion=diffusion,
+            eigenvalues=eigenvalues,
+        )
+        np.testing.assert_array_equal(funnel.search(queries, 5).ids, expected_rows)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -209,7 +235,10 @@ def test_scaling_twice_is_refused() -> None:
         ({"truncate_dim": 13}, InputError, "got 13"),
         ({"metric": "euclid"}, InputError, "'cosine' or 'inner_product'"),
         ({"scaling": "kernel"}, InputError, "'unit' or 'sqrt_eigenvalue'"),
-        ({"scaling": "sqrt_eigenvalue"}, InputError, "needs eigenvalues"),
+        ({"scaling": "sqrt_eigenvalue"}, InputError, "need eigenvalues"),
+        ({"diffusion": 2.0}, InputError, "diffusion need eigenvalues"),
+        ({"diffusion": -1.0, "eigenvalues": np.ones(12)}, InputError, "at least 0, got -1"),
+        ({"diffusion": np.nan, "eigenvalues": np.ones(12)}, InputError, "at least 0, got nan"),
         ({"eigenvalues": np.ones(3)}, ShapeError, r"eigenvalues \(12,\)"),
         ({"eigenvalues": np.full(12, np.nan)}, NonFiniteError, "eigenvalues"),
         ({"method": "tree"}, InputError, "'ivf_pq', got 'tree'"),
