@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -20,12 +22,12 @@ from neigenmaps.alignment.linear import (
 )
 from neigenmaps.alignment.rows import MatchedRows
 from neigenmaps.errors import ConvergenceWarning, InputError, UnknownNameError
-from neigenmaps.functional.cross_moments import block_slices, cross_moments
+from neigenmaps.functional.cross_moments import CrossMoments, block_slices, cross_moments
 from neigenmaps.functional.generalized_procrustes import ProcrustesConsensus, generalized_procrustes
 from neigenmaps.functional.linear_maps import polar_factor
 from neigenmaps.functional.row_trust import consensus_trust
 
-ROBUST_ROUNDS, ROBUST_SWEEPS = 20, 5
+ROBUST_ROUNDS, ROBUST_SWEEPS, ROBUST_FOLDS = 20, 3, 4
 FACTS = ("objective", "bound", "history", "converged")
 
 
@@ -49,8 +51,8 @@ class GPA(AbstractUniverseAligner):
         invariant to turning an input.
     model_weights: a_m by name, 1 when not named.
     robust: find rows that are matched wrongly, space by space, and count each by the probability that it is right, from
-        its cosine with the mean of the other spaces against that of permuted rows. Needs `fit`, and 3 spaces at least to
-        tell whose row is wrong.
+        its cosine with the mean of the other spaces against that of permuted rows, in maps learned without it. Needs
+        `fit`, 16 rows, and 3 spaces at least to tell whose row is wrong.
 
     Fitted: maps_ by name; objective_ (mean over rows), bound_ (nuclear norms: no maps reach more), gap_ = 1 - objective_ /
     bound_, history_ by sweep, converged_; when robust row_trust_, probabilities (N, M), else None. Axes of the universe are
@@ -93,24 +95,58 @@ class GPA(AbstractUniverseAligner):
             self._adopt(rows.names, *self._consensus(rows.names, self.n_components_))
 
     def _learn_trust(self, rows: MatchedRows) -> Tensor:
-        """Rounds of trust in every row, given the maps, and of maps, given the trust; their number of dimensions stays."""
-        device = self.moments_.origin_D.device
+        """Rounds of trust in every row, given maps, and of maps, given the trust; their number of dimensions stays.
+
+        A row is judged by maps that have not seen it, each fold by those of all others: with few rows for the width, maps
+        fit wrong rows as well as right ones.
+        """
+        generator = torch.Generator().manual_seed(self.random_state)
+        folds = self._folds(rows, generator)
+        order_N = torch.empty_like(torch.cat(folds))
+        for part_N in folds:  # each has a universe of its own
+            order_N[part_N] = part_N[torch.randperm(len(part_N), generator=generator).to(part_N.device)]
         scale_NM = rows.scale_NM
         if scale_NM is None:
-            scale_NM = torch.ones(len(rows), len(rows.names), dtype=torch.float64, device=device)
-        order_N = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.random_state)).to(device)
+            scale_NM = torch.ones(len(rows), len(rows.names), dtype=torch.float64, device=order_N.device)
         trust_NM = (scale_NM > 0).double()
-        for _ in range(ROBUST_ROUNDS):
+        judges = [copy.copy(self) for _ in folds]
+        for round_ in range(ROBUST_ROUNDS):
+            self._count_without(judges, folds, rows, scale_NM * trust_NM)
             units = [
-                F.normalize(self.maps_[name].encode(x_NF.double()), dim=1)
-                for name, x_NF in zip(rows.names, rows.spaces, strict=True)
+                torch.empty(len(rows), self.n_components_, dtype=torch.float64, device=order_N.device)
+                for _ in rows.names
             ]
+            for judge, part_N in zip(judges, folds, strict=True):
+                judge._adopt(
+                    rows.names, *judge._consensus(rows.names, self.n_components_, ROBUST_SWEEPS, anew=round_ == 0)
+                )
+                for unit_NK, name, x_NF in zip(units, rows.names, rows.spaces, strict=True):
+                    unit_NK[part_N] = F.normalize(judge.maps_[name].encode(x_NF[part_N].double()), dim=1)
             before_NM, trust_NM = trust_NM, consensus_trust(units, trust_NM, order_N)
-            self.moments_ = cross_moments(rows.spaces, scale_NM=scale_NM * trust_NM)
-            self._adopt(rows.names, *self._consensus(rows.names, self.n_components_, ROBUST_SWEEPS))
             if (trust_NM - before_NM).abs().mean() < 1e-3:
                 break
+        self.moments_ = cross_moments(rows.spaces, scale_NM=scale_NM * trust_NM)
         return trust_NM
+
+    def _folds(self, rows: MatchedRows, generator: torch.Generator) -> list[Tensor]:
+        if len(rows) < 4 * ROBUST_FOLDS:
+            raise InputError(
+                f"expected at least {4 * ROBUST_FOLDS} rows to tell wrong ones from right ones, got {len(rows)}: give more, "
+                "or robust=False"
+            )
+        order_N = torch.randperm(len(rows), generator=generator).to(self.moments_.origin_D.device)
+        return list(order_N.chunk(ROBUST_FOLDS))
+
+    def _count_without(self, judges: list[GPA], folds: list[Tensor], rows: MatchedRows, scale_NM: Tensor) -> None:
+        """Give every judge the moments of all folds but its own."""
+        origin_D = self.moments_.origin_D
+        parts = [
+            cross_moments([x_NF[part_N] for x_NF in rows.spaces], scale_NM=scale_NM[part_N], origin_D=origin_D)
+            for part_N in folds
+        ]
+        for judge, own in zip(judges, parts, strict=True):
+            judge.moments_ = functools.reduce(CrossMoments.merge, (part for part in parts if part is not own))
+            check_overlap(rows.names, judge.moments_)
 
     def _solve(self, names: tuple[str, ...]) -> None:
         self._check(names)
@@ -120,15 +156,16 @@ class GPA(AbstractUniverseAligner):
         self._adopt(names, *self._consensus(names, rank))
 
     def _consensus(
-        self, names: tuple[str, ...], n_components: int | None, sweeps: int | None = None
+        self, names: tuple[str, ...], n_components: int | None, sweeps: int | None = None, *, anew: bool = True
     ) -> tuple[ProcrustesConsensus, Tensor, Tensor]:
         """The best maps for `moments_`, and the factors of columns forth and back that they come between.
 
-        With fewer sweeps, what these make of the present maps: a step of a longer way.
+        With fewer sweeps, what these make of the spectral start or, if not anew, of the present maps: a step of a longer
+        way.
         """
         cross_DD, forth_D, back_D = self._standardized()
         start_DK = None
-        if sweeps is not None:
+        if not anew:
             start_DK = back_D[:, None] * torch.cat([self.maps_[name].to_FK for name in names])
         result = generalized_procrustes(
             cross_DD,

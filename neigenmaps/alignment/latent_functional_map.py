@@ -63,6 +63,7 @@ Transfer = Literal["orthogonal", "ridge", "affine"]
 START_SIZES = (8, 15, 30)  # functions of the map that refinement starts from; none is best everywhere
 N_SIGNATURES = 32
 SEARCH_WIDTH = 128  # columns, leading principal components, in which rows of large spaces are matched
+NOISE_SHARE = 0.01  # of the largest variance: directions below it are noise, which whitening would raise
 INLIER_RANK = 5  # an anchor's row of Y is among so many best of its row of X
 
 
@@ -80,7 +81,7 @@ class LatentFunctionalMap:
     Fitted: functional_map_ (L, K), coefficients on X to coefficients on Y. confidence_: share of rows whose match is a
     mutual nearest neighbour under a map fitted to other pairs: near 0 for wrong matches, up to 0.3 on a few hundred rows
     in clusters. pairs_: rows of X and of Y, mutual best matches. anchor_inliers_ (P,): anchors that agree with the rest,
-    None without anchors. basis_x_, basis_y_, graph_x_, graph_y_. matched_in_: "ambient" or "spectral". map_,
+    None without anchors. basis_x_, basis_y_, graph_x_, graph_y_. matched_in_: "ambient", "whitened" or "spectral". map_,
     inverse_map_: of points.
     """
 
@@ -146,9 +147,10 @@ class LatentFunctionalMap:
         placed_NF, placed_MG = self._placed(self.graph_x_, x_NF), self._placed(self.graph_y_, y_MG)
         ambient = View("ambient", _searched(placed_NF).to(dtype), _searched(placed_MG).to(dtype))
         spectral = View("spectral", _diffusion(self.basis_x_).to(dtype), _diffusion(self.basis_y_).to(dtype))
+        whitened = View("whitened", _whitened(ambient.x_NF), _whitened(ambient.y_MG))
+        views = (ambient, whitened, spectral)
         pinned = None if self.robust else pairs
-        starts = self._starts(ambient, spectral, pairs, classes, generator)
-        match = best_match(starts, (ambient, spectral), pinned, generator)
+        match = best_match(self._starts(views, pairs, classes, generator), views, pinned, generator)
         if match.confidence < ENOUGH:
             warnings.warn(
                 f"only {match.confidence:.0%} of the rows are confirmed by the map of the others: expect wrong matches; "
@@ -247,17 +249,16 @@ class LatentFunctionalMap:
 
     def _starts(
         self,
-        ambient: View,
-        spectral: View,
+        views: tuple[View, ...],
         anchors: Pairs | None,
         classes: tuple[Tensor, Tensor] | None,
         generator: torch.Generator,
     ) -> Iterator[Start]:
-        """What anchors give, functional maps from what is known, then soft assignments from that, then with noise."""
-        yield from self._functional_starts(ambient, anchors, classes, generator)
+        """Functional maps from what is known, then soft assignments from that, then with noise."""
+        yield from self._functional_starts(views[0], anchors, classes, generator)
         known = anchors is not None or classes is not None
         for trial in range(self.n_starts):
-            for view in (ambient, spectral):
+            for view in views:
                 chosen = self._subset(view, anchors, trial, generator) if self.robust else anchors
                 pinned = None if self.robust else anchors
                 moment_FG = _known_moment(view, chosen, classes)
@@ -368,6 +369,14 @@ def _searched(rows_NF: Tensor) -> Tensor:
         return rows_NF
     axes_FF = torch.linalg.eigh((rows_NF.T @ rows_NF).double()).eigenvectors
     return F.normalize(rows_NF @ axes_FF[:, -SEARCH_WIDTH:].to(rows_NF), dim=1)
+
+
+def _whitened(rows_NF: Tensor) -> Tensor:
+    """Rows on their principal axes, of variance v^2 / (v^2 + (0.01 v_max)^2): 1 where strong, 0 where noise."""
+    values_F, axes_FF = torch.linalg.eigh((rows_NF.T @ rows_NF).double() / len(rows_NF))
+    values_F = values_F.clamp_min(0)
+    scale_F = (values_F / (values_F.square() + (NOISE_SHARE * values_F[-1]).square())).sqrt()
+    return F.normalize(rows_NF @ (axes_FF * scale_F).to(rows_NF), dim=1)
 
 
 def _nearest(queries_QK: Tensor, points_NK: Tensor) -> Tensor:

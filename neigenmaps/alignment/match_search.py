@@ -1,9 +1,10 @@
-"""The search for matched rows: several starts, each refined in two sets of coordinates, judged by pairs left out.
+"""The search for matched rows: several starts, each refined in three sets of coordinates, judged by pairs left out.
 
 A `View` is both spaces in coordinates whose inner products mean the same on either side: the rows themselves, centred
-and of unit length ("ambient"), or the eigenfunctions, each scaled by the root of its affinity 1 - lambda ("spectral").
-An orthogonal map of one view is what the search fits; the ambient view serves spaces that are turned copies of each
-other, the spectral one those that share neighbours only.
+and of unit length ("ambient"), the same with all strong directions of one variance ("whitened"), or the eigenfunctions,
+each scaled by the root of its affinity 1 - lambda ("spectral"). An orthogonal map of one view is what the search fits; the
+ambient view serves spaces that are turned copies of each other, the whitened one those that a linear map of any kind
+joins, the spectral one those that share neighbours only.
 
 Letters: N rows and F columns of X, M rows and G columns of Y, P pairs, S sampled rows.
 """
@@ -32,7 +33,9 @@ from neigenmaps.spectral.nearest import nearest_rows
 DENSE_UP_TO = 1500  # rows of each side whose every pair is scored; of larger spaces as many are sampled
 ENOUGH = 0.5  # of the rows confirmed by others; wrong matches of few rows, which fall into clusters, reach 0.3
 CLEAR = 0.8  # confirmed: no other start will do better
-MORE = 2  # starts to try beyond the first with ENOUGH, which may have matched some clusters and not all
+MORE = (
+    3  # starts to try beyond the first with ENOUGH, which may have matched some clusters and not all: one in every view
+)
 LARGE_ROUNDS = 8
 
 
@@ -117,18 +120,17 @@ def _refined(view: View, pairs: Pairs, pinned: Pairs | None, generator: torch.Ge
     if view.is_small:
         pairs = refined_pairs(view.x_NF, view.y_MG, pairs, pinned=pinned)
         return Match(pairs, view, held_out_agreement(view.x_NF, view.y_MG, pairs))
-    share, confidence = 0.0, 0.0
+    share = 0.0
     for _ in range(LARGE_ROUNDS):
         found = _matched_sample(view, _orthogonal(view, pairs), generator)
         if len(found.x_P) < 4:
-            break
-        halves = [Pairs(found.x_P[half::2], found.y_P[half::2]) for half in (0, 1)]
-        confidence = _confirmed(view, halves[0], halves[1], generator)
+            return Match(pairs, view, 0.0)
         pairs = pinned_among(found, pinned)
         before, share = share, len(found.x_P) / min(DENSE_UP_TO, len(view.x_NF))
         if abs(share - before) <= 0.005:
             break
-    return Match(pairs, view, confidence)
+    halves = [Pairs(found.x_P[half::2], found.y_P[half::2]) for half in (0, 1)]
+    return Match(pairs, view, _confirmed(view, halves[0], halves[1], generator))
 
 
 def _orthogonal(view: View, pairs: Pairs) -> Tensor:

@@ -40,7 +40,7 @@ def add_bridges(
     much as the lightest edge, less in proportion where it is longer than the typical neighbour distance.
     """
     labels = component_labels(adjacency)
-    points = cloud.searchable(cloud.rows_NF)
+    points = cloud.rows_NF.astype(np.float32, copy=False)
     ends, spans = [], []
     while labels.max() > 0:
         merged = np.arange(labels.max() + 1)

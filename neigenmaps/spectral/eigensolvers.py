@@ -153,9 +153,10 @@ def _arpack(matrix: sp.csr_matrix, k: int, tolerance: float) -> Eigenpairs:
     values, vectors = eigsh(matrix, k, which="LA", tol=tolerance, v0=start())
     for _ in range(k):  # one start vector may not see all of a multiple eigenvalue: search what is left
         rest = LinearOperator((n, n), matvec=partial(_deflated, matrix, vectors), dtype=matrix.dtype)
-        left, missed = eigsh(rest, 1, which="LA", tol=tolerance, v0=start())
+        left, missed = eigsh(rest, 1, which="LA", tol=tolerance**0.5, v0=start())  # off by the residual's square
         if left[0] <= values.min() + copy:
             break
+        _, missed = eigsh(rest, 1, which="LA", tol=tolerance, v0=missed[:, 0])
         basis = np.linalg.qr(np.concatenate([vectors, missed], axis=1))[0]
         ritz, rotation = np.linalg.eigh(basis.T @ (matrix @ basis))
         values, vectors = ritz[1:], basis @ rotation[:, 1:]
@@ -164,8 +165,6 @@ def _arpack(matrix: sp.csr_matrix, k: int, tolerance: float) -> Eigenpairs:
 
 
 def _deflated(matrix: sp.csr_matrix, vectors: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
-    """What is left of the matrix beside the known eigenvectors, which move to eigenvalue -2, below its spectrum."""
-    along = vectors.T @ x
-    outside = matrix @ (x - vectors @ along)
-    result: NDArray[Any] = outside - vectors @ (vectors.T @ outside) - 2 * (vectors @ along)
+    """What is left of the matrix beside the known eigenvectors, whose eigenvalues move below its spectrum, by -3."""
+    result: NDArray[Any] = matrix @ x - vectors @ (3 * (vectors.T @ x))
     return result

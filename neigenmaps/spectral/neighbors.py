@@ -10,6 +10,7 @@ Letters: N rows, Q queries, F feature width, K neighbours.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -37,14 +38,16 @@ CACHE_ELEMENTS = 1 << 20  # of temporaries that are read three times: they must 
 
 
 class PointCloud(NamedTuple):
-    """Rows ready for Euclidean search: of unit length if the metric is angular, then centred.
+    """Rows ready for Euclidean search: of unit length if the metric is angular, centred, divided by `unit`.
 
-    rows_NF: float32 or float64. center_F: float64, what was taken off. spread: root mean square of the centred rows.
+    rows_NF: float32 or float64. center_F: float64, what was taken off. unit: the power of two below `spread`, the root mean
+    square of the centred rows: squares neither overflow nor vanish, and nothing is rounded.
     device: of the data, where eigenvectors go; the search itself is on the CPU.
     """
 
     rows_NF: NDArray[Any]
     center_F: NDArray[np.float64]
+    unit: float
     spread: float
     metric: Metric
     device: torch.device
@@ -56,12 +59,8 @@ class PointCloud(NamedTuple):
             raise ShapeError(f"expected rows of width {len(self.center_F)}, got {tensor.shape[1]}")
         placed = np.empty(tensor.shape, dtype)
         for part, rows in _metric_rows(tensor, self.metric):
-            placed[part] = rows - self.center_F
+            placed[part] = (rows - self.center_F) / self.unit
         return placed
-
-    def searchable(self, rows: NDArray[Any]) -> NDArray[np.float32]:
-        """Rows to be searched: float32, at a scale where squares neither overflow nor vanish."""
-        return np.ascontiguousarray(rows / self.spread, dtype=np.float32)
 
 
 class Neighbors(NamedTuple):
@@ -92,7 +91,9 @@ def point_cloud(X: Array, metric: Metric) -> PointCloud:
             f"the {len(tensor)} rows are equal up to rounding under the {metric} metric: no neighbourhoods to speak of; "
             "look at the encoder that made them"
         )
-    return PointCloud(rows_NF, center_F, spread, metric, torch.as_tensor(X).device)
+    unit = 2.0 ** math.floor(math.log2(spread))
+    rows_NF /= dtype(unit)
+    return PointCloud(rows_NF, center_F, unit, spread, metric, torch.as_tensor(X).device)
 
 
 def nearest_neighbors(cloud: PointCloud, n_neighbors: int, method: Method = "auto") -> Neighbors:
@@ -109,7 +110,7 @@ def nearest_neighbors(cloud: PointCloud, n_neighbors: int, method: Method = "aut
     if not 1 <= n_neighbors < n_rows:
         raise InputError(f"expected 1 <= n_neighbors < {n_rows} (the number of rows), got {n_neighbors}")
     n_candidates = min(n_rows, n_neighbors + 1 + SLACK)
-    points = cloud.searchable(cloud.rows_NF)
+    points = cloud.rows_NF.astype(np.float32, copy=False)
     if method == "exact" or (method == "auto" and n_rows <= EXACT_UP_TO):
         index, distances = _select(cloud, np.arange(n_rows), brute_force(points, points, n_candidates), n_neighbors)
         return Neighbors(index, distances, recall=1.0)
@@ -143,13 +144,25 @@ def best_by_blocks(query_QF: Tensor, rows_NF: Tensor, k: int) -> Tensor:
 
 def distances_to(cloud: PointCloud, rows: NDArray[Any], index_QK: NDArray[np.int64]) -> NDArray[np.float64]:
     """Distances (Q, K) from each of `rows`, already placed, to the points it lists; from differences, by chunks."""
+    if cloud.rows_NF.dtype == np.float32:
+        return _float32_distances_to(cloud, rows, index_QK)
     distances = np.empty(index_QK.shape)
     step = max(1, CACHE_ELEMENTS // max(1, index_QK.shape[1] * rows.shape[1]))
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
-        difference = (cloud.rows_NF[index_QK[part]] - rows[part, None]) / cloud.spread
-        distances[part] = np.sqrt(np.einsum("qkf,qkf->qk", difference, difference)) * cloud.spread
+        difference = cloud.rows_NF[index_QK[part]] - rows[part, None]
+        distances[part] = np.sqrt(np.einsum("qkf,qkf->qk", difference, difference)) * cloud.unit
     return distances
+
+
+def _float32_distances_to(
+    cloud: PointCloud, rows: NDArray[np.float32], index_QK: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    faiss, square_QK = _faiss(), np.empty(index_QK.shape, np.float32)
+    arrays = [np.ascontiguousarray(array) for array in (rows, cloud.rows_NF, index_QK)]
+    pointers = [faiss.swig_ptr(array) for array in (square_QK, *arrays)]
+    faiss.fvec_L2sqr_by_idx(*pointers, rows.shape[1], *index_QK.shape)  # six times as fast as gathering the rows
+    return np.sqrt(square_QK, dtype=np.float64) * cloud.unit
 
 
 def _select(
@@ -212,16 +225,16 @@ def _checked(X: Array, metric: Metric) -> tuple[Tensor, type[Any]]:
 
 def _metric_rows(tensor: Tensor, metric: Metric) -> Iterator[tuple[slice, NDArray[np.float64]]]:
     """Rows in float64, unit rows if angular, a part at a time: a million wide rows have no room for a whole copy."""
-    for part in _parts(tensor):
-        rows: NDArray[np.float64] = tensor[part].double().numpy()
+    for part in _parts(tensor, CACHE_ELEMENTS):
+        rows_BF = tensor[part].double()
         if metric == "angular":
-            rows = rows / np.abs(rows).max(axis=1, keepdims=True)  # first, so that squares neither overflow nor vanish
-            rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-        yield part, rows
+            rows_BF = rows_BF / rows_BF.abs().amax(dim=1, keepdim=True)  # so that squares neither overflow nor vanish
+            rows_BF /= rows_BF.norm(dim=1, keepdim=True)
+        yield part, rows_BF.numpy()
 
 
-def _parts(rows_NF: Tensor | NDArray[Any]) -> Iterator[slice]:
-    step = max(1, CHUNK_ELEMENTS // rows_NF.shape[1])
+def _parts(rows_NF: Tensor | NDArray[Any], elements: int = CHUNK_ELEMENTS) -> Iterator[slice]:
+    step = max(1, elements // rows_NF.shape[1])
     for start in range(0, len(rows_NF), step):
         yield slice(start, start + step)
 

@@ -69,7 +69,7 @@ def _edges(graph: NeighborGraph, rows: NDArray[Any]) -> sp.csr_matrix:
     """Weights (Q, N) in float64 of the edges between placed rows and the graph's."""
     n, k, kernel = len(graph.reach_N), graph.settings["n_neighbors"], graph.settings["kernel"]
     near = nearest_rows(torch.from_numpy(rows), torch.from_numpy(graph.cloud.rows_NF), min(n, SURROUNDINGS * k))
-    index, distances = near.index_Qk.numpy(), near.distance_Qk.numpy().astype(np.float64)
+    index, distances = near.index_Qk.numpy(), near.distance_Qk.numpy().astype(np.float64) * graph.cloud.unit
     known = distances[:, 0] <= 1e-6 * graph.cloud.spread
     distances = np.maximum(distances, graph.floor)
     reach_Q1, reach_QM = distances[:, k - 1 : k], graph.reach_N[index]
