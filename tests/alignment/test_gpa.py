@@ -1,5 +1,7 @@
 """GPA as an object: planted turns, ranks, weights, wrong and missing rows, newcomers."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor
 from neigenmaps.alignment import GCCA, GPA, Procrustes
 from neigenmaps.errors import ConvergenceWarning, InputError, UnknownNameError
 from oracles import alignment as oracle
+from oracles.geometry_correction import planted as planted_sets
 from oracles.planted_alignment import cosines, normal, partly_shared, rank1, rotation, turned
 
 
@@ -107,7 +110,7 @@ def test_model_weights_go_by_name() -> None:
         GPA(model_weights={"a": 0.0}).fit(spaces)
 
 
-def with_wrong_rows(spaces: dict[str, Tensor], names: str, share: float) -> tuple[dict[str, Tensor], Tensor]:
+def with_wrong_rows(spaces: dict[str, Tensor], names: Sequence[str], share: float) -> tuple[dict[str, Tensor], Tensor]:
     """Rows of some spaces permuted, and which rows these are, (N, M)."""
     n_rows = len(next(iter(spaces.values())))
     wrong_NM = torch.zeros(n_rows, len(spaces), dtype=torch.bool)
@@ -130,6 +133,20 @@ def test_wrong_rows_are_found(share: float) -> None:
     assert aligner.row_trust_ is not None
     assert ((aligner.row_trust_ < 0.5) == wrong_NM).double().mean() > 0.95
     assert GPA().fit(spoiled).row_trust_ is None
+
+
+@pytest.mark.parametrize(("share", "gain"), [(0.25, 0.02), (0.5, 0.15)])
+def test_wrong_rows_are_found_among_few(share: float, gain: float) -> None:
+    """Fewer than four rows a column: maps that have seen a wrong row fit it as well as a right one."""
+    train, unseen = planted_sets("lowrank", n_rows=180, n_unseen=200, width=64)
+    spoiled, wrong_NM = with_wrong_rows(train, ["m0", "m1", "m2"], share)
+    robust = GPA(robust=True).fit(spoiled)
+    assert robust.row_trust_ is not None
+    assert robust.row_trust_[wrong_NM].mean() < 0.2
+    assert robust.row_trust_[~wrong_NM].mean() > 0.9
+    assert rank1(robust, unseen).nanmean() > rank1(GPA().fit(spoiled), unseen).nanmean() + gain
+    with pytest.raises(InputError, match="at least 16 rows to tell wrong ones"):
+        GPA(robust=True).fit({name: x[:15, :3] for name, x in train.items()})
 
 
 def test_robust_fits_withstand_what_ruins_others() -> None:
