@@ -33,8 +33,10 @@ def checked_rows(name: str, rows: Array, width: int | None = None) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-def anchor_pairs(anchors: tuple[Any, Any] | None, n_x: int, n_y: int, device: torch.device) -> Pairs | None:
-    """Anchors as two lists of different rows, of one length. Raises InputError."""
+def anchor_pairs(
+    anchors: tuple[Any, Any] | None, n_x: int, n_y: int, device: torch.device, *, repeated: bool = False
+) -> Pairs | None:
+    """Anchors as two lists of rows, of one length; a row may stand twice if `repeated`. Raises InputError."""
     if anchors is None:
         return None
     if not isinstance(anchors, tuple | list) or len(anchors) != 2:
@@ -54,9 +56,10 @@ def anchor_pairs(anchors: tuple[Any, Any] | None, n_x: int, n_y: int, device: to
             raise InputError(f"expected anchors as row numbers of {name}, got {rows_P.dtype}: whole numbers are needed")
         if rows_P.min() < 0 or rows_P.max() >= n:
             raise InputError(f"expected anchors of {name} in 0..{n - 1}, got {int(rows_P.min())}..{int(rows_P.max())}")
-        if len(rows_P.unique()) != len(rows_P):
+        if not repeated and len(rows_P.unique()) != len(rows_P):
             raise InputError(
-                f"expected every row of {name} once among the anchors, got a row twice: drop one of the two"
+                f"expected every row of {name} once among the anchors, got a row twice: drop one of the two, or fit with "
+                "robust=True, which finds the wrong one"
             )
     return Pairs(x_P.to(device), y_P.to(device))
 

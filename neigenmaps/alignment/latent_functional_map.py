@@ -136,13 +136,14 @@ class LatentFunctionalMap:
         smaller = min(len(x_NF), len(y_MG))
         if not 2 <= self.n_eigenvectors < smaller:
             raise InputError(
-                f"expected 2 <= n_eigenvectors < {smaller} (the smaller number of rows), got {self.n_eigenvectors}"
+                f"expected 2 <= n_eigenvectors < {smaller} (the smaller number of rows), got {self.n_eigenvectors}: "
+                "lower it, or give more rows"
             )
-        pairs = anchor_pairs(anchors, len(x_NF), len(y_MG), x_NF.device)
+        pairs = anchor_pairs(anchors, len(x_NF), len(y_MG), x_NF.device, repeated=self.robust)
         classes = labelled_rows(labels, len(x_NF), len(y_MG))
         generator = torch.Generator().manual_seed(self.random_state)
-        self.graph_x_, self.basis_x_ = self._space(x_NF)
-        self.graph_y_, self.basis_y_ = self._space(y_MG)
+        self.graph_x_, self.basis_x_ = self._space("X", x_NF)
+        self.graph_y_, self.basis_y_ = self._space("Y", y_MG)
         dtype = torch.promote_types(x_NF.dtype, y_MG.dtype)
         placed_NF, placed_MG = self._placed(self.graph_x_, x_NF), self._placed(self.graph_y_, y_MG)
         ambient = View("ambient", _searched(placed_NF).to(dtype), _searched(placed_MG).to(dtype))
@@ -237,9 +238,12 @@ class LatentFunctionalMap:
         if not hasattr(self, "functional_map_"):
             raise NotFittedError("expected a fitted LatentFunctionalMap: call fit(X, Y, anchors=...) first")
 
-    def _space(self, rows_NF: Tensor) -> tuple[NeighborGraph, Eigenbasis]:
-        n_neighbors = self.n_neighbors or max(1, min(300, len(rows_NF) // 3))
-        graph = neighbor_graph(rows_NF, n_neighbors, self.metric, self.kernel)
+    def _space(self, name: str, rows_NF: Tensor) -> tuple[NeighborGraph, Eigenbasis]:
+        n_neighbors = max(1, min(300, len(rows_NF) // 3)) if self.n_neighbors is None else self.n_neighbors
+        try:
+            graph = neighbor_graph(rows_NF, n_neighbors, self.metric, self.kernel)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
         dtype = torch.float64 if rows_NF.dtype == torch.float64 else torch.float32
         return graph, laplacian_eigenbasis(graph, self.n_eigenvectors, dtype=dtype)
 

@@ -152,16 +152,17 @@ def test_nothing_known_at_all() -> None:
     assert (model.correspondences().index == there).double().mean() >= 0.97
 
 
-def test_wrong_anchors_are_named_by_a_robust_fit() -> None:
+@pytest.mark.parametrize(("n_anchors", "n_wrong"), [(20, 8), (10, 5)])
+def test_wrong_anchors_are_named_by_a_robust_fit(n_anchors: int, n_wrong: int) -> None:
     x, y, _ = encoders()
     y, there = shuffled(y)
-    ix = torch.arange(0, N, 12)
+    ix = torch.arange(0, N, N // n_anchors)
     iy = there[ix].clone()
-    iy[:8] = iy[:8].roll(1)
+    iy[:n_wrong] = iy[:n_wrong].roll(1)
     model = LatentFunctionalMap(**FEW, robust=True).fit(x, y, anchors=(ix, iy))
     assert (model.correspondences().index == there).double().mean() >= 0.97
     assert model.anchor_inliers_ is not None
-    assert model.anchor_inliers_.tolist() == [False] * 8 + [True] * 12
+    assert model.anchor_inliers_.tolist() == [False] * n_wrong + [True] * (n_anchors - n_wrong)
 
 
 def test_three_pieces_are_bridged_and_matched() -> None:
@@ -236,6 +237,17 @@ def test_dtype_and_settings_and_inputs_stay_what_they_were() -> None:
     assert torch.equal(y, before[1])
 
 
+@pytest.mark.parametrize("n", [400, pytest.param(1500, marks=pytest.mark.slow)])
+def test_spaces_that_no_rotation_joins_are_matched_whitened(n: int) -> None:
+    """The best orthogonal map, fitted to all true pairs, finds two rows of three; a linear one finds them all."""
+    x, y, _ = encoders(n=n)
+    y, there = shuffled(y)
+    ix = torch.tensor([0, n // 3, 2 * n // 3])
+    model = LatentFunctionalMap(**FEW).fit(x, y, anchors=(ix, there[ix]))
+    assert model.matched_in_ == "whitened"
+    assert (model.correspondences().index == there).double().mean() >= 0.97
+
+
 @pytest.mark.slow
 def test_large_spaces_are_matched_by_samples() -> None:
     x, y, _ = (tensor.float() for tensor in encoders(n=6000))
@@ -268,8 +280,8 @@ OK = ([0, 1], [0, 1])
         ({"X": torch.zeros(N)}, ShapeError, "expected X of shape"),
         ({"X": torch.zeros(N, 3, dtype=torch.int64)}, InputError, "floating-point"),
         ({"Y": torch.full((N, 3), torch.nan)}, NonFiniteError, "first in row 0"),
-        ({"Y": torch.ones(N, 3)}, InputError, "equal up to rounding"),
-        ({"X": torch.randn(20, 3)}, InputError, "2 <= n_eigenvectors < 20"),
+        ({"Y": torch.ones(N, 3)}, InputError, "Y: the 240 rows are equal up to rounding"),
+        ({"X": torch.randn(20, 3)}, InputError, "2 <= n_eigenvectors < 20 .*: lower it"),
     ],
 )
 def test_bad_input_is_refused(arguments: dict, error: type[Exception], message: str) -> None:
@@ -278,12 +290,26 @@ def test_bad_input_is_refused(arguments: dict, error: type[Exception], message: 
         LatentFunctionalMap(**FEW).fit(**({"X": x, "Y": y} | arguments))
 
 
+def test_only_a_robust_fit_takes_anchors_that_contradict_each_other() -> None:
+    x, y, _ = encoders()
+    y, there = shuffled(y)
+    ix = torch.arange(0, N, 24)
+    iy = there[ix].clone()
+    iy[0] = iy[1]
+    with pytest.raises(InputError, match="robust=True"):
+        LatentFunctionalMap(**FEW).fit(x, y, anchors=(ix, iy))
+    model = LatentFunctionalMap(**FEW, robust=True).fit(x, y, anchors=(ix, iy))
+    assert model.anchor_inliers_ is not None
+    assert model.anchor_inliers_.tolist() == [False] + [True] * 9
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("refine", "none"),
         ("transfer", "linear"),
         ("n_starts", 0),
+        ("n_neighbors", 0),
         ("n_eigenvectors", 1),
         ("mask", "no"),
         ("weights", MapWeights(-1.0)),
