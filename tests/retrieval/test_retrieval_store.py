@@ -213,8 +213,8 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(saved: Path, monkeyp
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 
 
-def killed_while_saving(folder: Path, rows: int, width: int, kills: int) -> dict[str, int]:
-    command = [sys.executable, str(KILLER), str(folder), str(rows), str(width), str(kills)]
+def killed_while_saving(folder: Path, rows: int, width: int, kills: int, mode: str) -> dict[str, int]:
+    command = [sys.executable, str(KILLER), str(folder), str(rows), str(width), str(kills), mode]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     counts: dict[str, int] = json.loads(done.stdout)
@@ -223,15 +223,18 @@ def killed_while_saving(folder: Path, rows: int, width: int, kills: int) -> dict
 
 @pytest.mark.skipif(not hasattr(os, "fork") or not hasattr(signal, "SIGKILL"), reason="needs fork and SIGKILL")
 def test_killed_at_any_moment_the_old_file_or_the_new_is_there(tmp_path: Path) -> None:
-    counts = killed_while_saving(tmp_path, 10_000, 64, kills=12)
-    assert counts["old"] + counts["new"] == 12
-    assert counts["old"] > 0
+    for mode, kills in (("replace", 12), ("add", 6)):
+        counts = killed_while_saving(tmp_path, 10_000, 64, kills, mode)
+        assert counts["old"] + counts["new"] == kills
+        assert counts["old"] > 0
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_with_a_million_codes(tmp_path: Path) -> None:
-    counts = killed_while_saving(tmp_path, 1_000_000, 128, kills=40)
-    assert counts["old"] + counts["new"] == 40
+@pytest.mark.parametrize(("mode", "kills"), [("replace", 40), ("add", 25)])
+def test_killed_at_any_moment_with_a_million_codes(tmp_path: Path, mode: str, kills: int) -> None:
+    counts = killed_while_saving(tmp_path, 1_000_000, 32, kills, mode)
+    print(mode, counts)
+    assert counts["old"] + counts["new"] == kills
     assert min(counts["old"], counts["new"], counts["left_over"]) > 0  # kills fell before, after, and amid the writing
 
 
