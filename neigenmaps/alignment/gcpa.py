@@ -308,7 +308,7 @@ class GCPA(AbstractAligner):
             if isinstance(correction, MLPCorrection):
                 tensors |= {f"network.{field}": value for field, value in correction._asdict().items()}
             else:
-                tensors[f"correction.{m}"] = correction
+                tensors[f"correction.{m}"] = correction.clone()  # spaces may share one, files must not
         if self._after_KK is not None:
             tensors["after"] = self._after_KK
         return tensors, {
