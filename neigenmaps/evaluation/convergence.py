@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from neigenmaps.alignment import GCPA, lfm_similarity, similarity_basis
@@ -311,10 +312,18 @@ def embed_layers(model: NeuralEigenmapModel, images_NCHW: Tensor, layers: Sequen
 
 
 def write_alignment(alignment: Alignment, folder: str | Path) -> Path:
-    """Write `step=<step>.safetensors`, whole or not at all: arrays, and all numbers in the header."""
+    """Write `step=<step>.safetensors`, whole or not at all: arrays, and all numbers in the header.
+
+    CheckpointError where it cannot be written, such as on a full disk.
+    """
     path = alignment_path(folder, alignment.step)
     named = {name: getattr(alignment, name) for name in ("values", "universe", "step", "epoch", "facts")}
-    write_state(path, ALIGNMENT, alignment.arrays, named)
+    try:
+        write_state(path, ALIGNMENT, alignment.arrays, named)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} could not be written ({error}): make room; what was measured before is intact"
+        ) from error
     return path
 
 

@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from neigenmaps.data import ImageStore, load_splits
-from neigenmaps.errors import AlignmentWarning, InputError, NonFiniteError
+from neigenmaps.errors import AlignmentWarning, CheckpointError, InputError, NonFiniteError
 from neigenmaps.evaluation.convergence import (
     Alignment,
     AlignmentSettings,
@@ -203,12 +203,8 @@ class AlignmentMonitor(Callback):
         self.alignments.append(alignment)
         try:
             write_alignment(alignment, self.folder)
-        except OSError as error:  # such as a full disk: the numbers are logged all the same
-            warnings.warn(
-                f"the alignment of step {alignment.step} could not be written to {self.folder} ({error}); training goes on",
-                AlignmentWarning,
-                stacklevel=2,
-            )
+        except CheckpointError as error:  # such as a full disk: the numbers are logged all the same
+            warnings.warn(f"{error}; training goes on", AlignmentWarning, stacklevel=2)
         logged = {f"align/{name}": value for name, value in alignment.headlines().items()}
         logged["align/overhead"] = self._spent / max(time.perf_counter() - self._started, 1e-9)
         for logger in trainer.loggers:

@@ -10,9 +10,11 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
+from safetensors import SafetensorError
 from sklearn.datasets import load_digits
 from small_runs import make_data, make_module, make_trainer
 
+from neigenmaps.alignment import storage
 from neigenmaps.errors import AlignmentWarning, InputError, NonFiniteError
 from neigenmaps.evaluation.convergence import AlignmentSettings, ReferencePanel, read_alignments
 from neigenmaps.evaluation.references import parse_reference
@@ -152,6 +154,33 @@ def test_a_collapse_is_said_and_training_goes_on(digits: Path, tmp_path: Path, m
     with pytest.warns(AlignmentWarning, match=r"aligned at step \d+, perhaps the representation has collapsed"):
         _, trainer = run(digits, tmp_path, monitor(), epochs=2)
     assert trainer.current_epoch == 2
+
+
+def test_a_full_disk_costs_the_file_not_the_run(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file, room = storage.save_file, iter([True])  # for one file
+
+    def fill(tensors: dict, path: Path, **named: Any) -> None:
+        if not next(room, False):  # what a disk of 64 kB gave
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        save_file(tensors, path, **named)
+
+    monkeypatch.setattr(storage, "save_file", fill)
+    watch = monitor()
+    with pytest.warns(AlignmentWarning, match=r"could not be written .*No space left.*training goes on"):
+        _, trainer = run(digits, tmp_path, watch, epochs=2)
+    assert trainer.current_epoch == 2
+    assert [one.step for one in watch.alignments] == [0, 5, 10]
+    assert [path.name for path in (tmp_path / "alignment").iterdir()] == ["step=00000000.safetensors"]
+
+
+def test_earlier_checkpoints_with_other_references_are_not_taken_up(digits: Path, tmp_path: Path) -> None:
+    first = monitor()
+    run(digits, tmp_path, first, epochs=1)
+    other = monitor(references={"pca": "pca:8"})
+    other.load_state_dict(first.state_dict())
+    run(digits, tmp_path / "again", other, epochs=1)
+    assert [one.step for one in other.alignments] == [0, 5]
+    assert all(set(one.values["backbone"]) <= {"pca", "previous"} for one in other.alignments)
 
 
 def test_not_a_number_stops_with_a_diagnosis(digits: Path, tmp_path: Path) -> None:
