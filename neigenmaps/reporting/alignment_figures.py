@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
 from torch import Tensor
@@ -18,6 +19,7 @@ from neigenmaps.reporting.figures import GREY
 from neigenmaps.reporting.report import Number, Series
 
 BLUES, ORDERED = "Blues", "viridis"  # both keep their order in grey
+CLASSES = (*figures.COLOURS, "#882255", "#999933", "#888888")  # ten that can be told apart
 
 
 def plot_functional_maps(maps: Mapping[str, Tensor], path: str | Path, *, columns: int = 6) -> None:
@@ -247,4 +249,56 @@ def plot_matched_spaces(
             (x0, y0), (x1, y1), "data", "data", axesA=left, axesB=right, linewidth=0.5, zorder=0, **look
         )
         figure.add_artist(line)
+    figures._write(figure, path)
+
+
+def plot_universe(
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
+    agreement: Mapping[str, float],
+    classes_N: Tensor,
+    path: str | Path,
+    *,
+    n_lines: int = 60,
+) -> None:
+    """Draw the rows of every model at their places (N, 2) before alignment and in the universe, and write a PNG.
+
+    One marker for each model, colours by class, lines from the mean of a row's places to each of them, for n_lines rows
+    evenly spread. agreement: by model, how well it agrees with the others, as bars from 0 to 1.
+    """
+    if not before or before.keys() != after.keys() or before.keys() != agreement.keys():
+        raise InputError(
+            f"expected the same models before, after and in agreement, got {', '.join(before) or 'none'}; "
+            f"{', '.join(after) or 'none'}; {', '.join(agreement) or 'none'}: give every model all three"
+        )
+    for name, places in (*before.items(), *after.items()):
+        if places.shape != (len(classes_N), 2):
+            raise ShapeError(f"expected places ({len(classes_N)}, 2) of {name!r}, got {tuple(places.shape)}")
+        if not places.isfinite().all():
+            raise NonFiniteError(f"expected finite places of {name!r}, got NaN or infinity: look at its maps")
+    figure = Figure(figsize=(10.2, 4.1), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 0.55))
+    shades = [CLASSES[int(c) % len(CLASSES)] for c in classes_N]
+    for axes, places, title in ((left, before, "every model by itself"), (middle, after, "in one universe")):
+        places_MN2 = torch.stack([place.detach().double().cpu() for place in places.values()])
+        for row in range(0, len(classes_N), max(1, len(classes_N) // n_lines)):
+            ends_M2, mean_2 = places_MN2[:, row], places_MN2[:, row].mean(dim=0)
+            for end_2 in ends_M2:
+                axes.plot(*torch.stack([mean_2, end_2]).T.tolist(), color=shades[row], linewidth=0.6, alpha=0.6)
+        for number, place_N2 in enumerate(places_MN2):
+            marker = figures._style(number)[1]
+            axes.scatter(*place_N2.T.tolist(), c=shades, marker=marker, s=7, linewidths=0, alpha=0.75)
+        axes.set_title(title, fontsize=10)
+        axes.set_axis_off()
+    names = list(agreement)[::-1]
+    right.barh(names, [agreement[name] for name in names], color=GREY, height=0.5)
+    for height, name in enumerate(names):
+        marker = figures._style(len(names) - 1 - height)[1]
+        right.plot(0.05, height, marker, color="white", markersize=6, markeredgewidth=0)
+        right.text(agreement[name] + 0.02, height, f"{agreement[name]:.2f}", va="center", fontsize=8)
+    right.set_xlim(0, 1.12)
+    right.set_xticks([0, 0.5, 1])
+    right.set_title("agreement with the others", fontsize=10)
+    right.spines[["top", "right", "left"]].set_visible(False)
+    right.tick_params(axis="y", length=0)
     figures._write(figure, path)

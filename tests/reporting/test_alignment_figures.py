@@ -17,6 +17,7 @@ from neigenmaps.reporting.alignment_figures import (
     plot_layer_tables,
     plot_matched_spaces,
     plot_score_curves,
+    plot_universe,
 )
 
 
@@ -81,6 +82,37 @@ def test_matched_spaces_colour_y_by_its_matches(tmp_path: Path, drawn: list[Figu
     assert [line.get_linestyle() for line in lines] == ["solid", "solid", "--", "solid"]
     with pytest.raises(ShapeError, match="a match and a class"):
         plot_matched_spaces(places, places, torch.eye(3), match[:2], match, path)
+
+
+def test_a_universe_joins_the_places_of_every_row(tmp_path: Path, drawn: list[Figure]) -> None:
+    generator, path = torch.Generator().manual_seed(0), tmp_path / "universe.png"
+    before = {name: torch.randn(6, 2, generator=generator) for name in "abc"}
+    after = {name: torch.arange(12.0).view(6, 2) + m for m, name in enumerate("abc")}
+    agreement, classes = {"a": 0.5, "b": 0.25, "c": 1.0}, torch.tensor([0, 0, 1, 1, 2, 12])
+    plot_universe(before, after, agreement, classes, path, n_lines=3)
+    assert_png(path)
+    left, middle, right = drawn[0].axes
+    assert [bar.get_width() for bar in right.patches] == [1.0, 0.25, 0.5]
+    assert [label.get_text() for label in right.get_yticklabels()] == ["c", "b", "a"]
+    for axes, places in ((left, before), (middle, after)):
+        assert len(axes.lines) == 3 * 3
+        for m, place in enumerate(places.values()):
+            np.testing.assert_allclose(axes.collections[m].get_offsets(), place, rtol=1e-6)
+            for line, row in zip(axes.lines[m::3], (0, 2, 4), strict=True):
+                mean = torch.stack(list(places.values()))[:, row].double().mean(dim=0)
+                np.testing.assert_allclose(line.get_xydata(), torch.stack([mean, place[row].double()]), atol=1e-6)
+    colours = left.collections[0].get_facecolors()
+    assert (colours[0] == colours[1]).all()
+    assert (colours[0] != colours[2]).any()
+    for arguments, error, message in (
+        (({}, {}, {}), InputError, "the same models"),
+        ((before, after, {"a": 1.0}), InputError, "the same models"),
+        ((before, after | {"b": after["b"][:, :1]}, agreement), ShapeError, "of 'b', got"),
+        ((before | {"c": before["c"] * torch.nan}, after, agreement), NonFiniteError, "'c'"),
+    ):
+        with pytest.raises(error, match=message):
+            plot_universe(*arguments, classes, tmp_path / "no.png")
+    assert not (tmp_path / "no.png").exists()
 
 
 def test_wrong_input_is_refused(tmp_path: Path) -> None:
