@@ -73,6 +73,32 @@ def _measured(name: str, *sizes: int) -> dict[str, float]:
     }
 
 
+COLUMNS = {
+    "map": "mAP",
+    "cpu_seconds": "CPU s",
+    "clock_seconds": "clock s",
+    "mb_beyond_what_it_held": "MiB beyond the codes",
+}
+
+
+def report(record: dict[str, Any], path: Path) -> None:
+    """A Markdown table."""
+    given, all_queries, ran = record["arguments"], record["all queries"], record["provenance"]
+    lines = ["# What a mean average precision costs\n", f"{ran['device']}, one thread; `{ran['command']}`.\n"]
+    lines.append(f"| queries x gallery | method | {' | '.join(COLUMNS.values())} |")
+    lines.append(f"| --- | --- |{' --: |' * len(COLUMNS)}")
+    size = f"{given['rival_queries']:,} x {given['gallery']:,} (n = {given['rounds']})"
+    for name, found in record["few queries"].items():
+        spread = (found[column] for column in COLUMNS)
+        cells = (f"{one['median']:.6g} ({one['range'][0]:.6g} to {one['range'][1]:.6g})" for one in spread)
+        lines.append(f"| {size} | {name} | {' | '.join(cells)} |")
+    cells = (f"{all_queries[column]:.6g}" for column in COLUMNS)
+    lines.append(f"| {given['queries']:,} x {given['gallery']:,} (n = 1) | neigenmaps | {' | '.join(cells)} |")
+    lines.append(f"\nMedian (range). The codes themselves take {all_queries['codes_mb']} MiB.\n")
+    with whole_file(path) as unfinished:
+        unfinished.write_text("\n".join(lines))
+
+
 def status(name: str) -> float:
     """A line of this process's memory figures, in MiB."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
@@ -110,6 +136,7 @@ def main() -> None:
     print(json.dumps(record["all queries"], indent=1), flush=True)
     with whole_file(arguments.out) as path:
         path.write_text(json.dumps(record, indent=1) + "\n")
+    report(record, arguments.out.with_suffix(".md"))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Funnel and truncated search against exhaustive faiss at full length: queries per second at equal recall, and memory.
 
-    python benchmarks/retrieval_speed.py                                  # 1,000,000 codes of 512, two spectra: minutes
+    python benchmarks/retrieval_speed.py --decays 1.0                     # 1,000,000 codes of 512: some five minutes on one core
+    python benchmarks/retrieval_speed.py --decays 2.0 --append            # another spectrum, beside it
     python benchmarks/retrieval_speed.py --data FOLDER                    # real features (FOLDER/*.npy), tiled with noise
 
 Random codes have independent Gaussian numbers of variance j^-decay: the hardest gallery of that spectrum, since nothing clusters.
@@ -166,21 +167,61 @@ def compare(
     }
 
 
+COLUMNS = (
+    "method",
+    "recall@10",
+    "batch, CPU ms a query",
+    "times as fast: batch, single",
+    "own MiB",
+    "share",
+    "mapped MiB",
+)
+
+
+def report(record: dict[str, Any], path: Path) -> None:
+    """A Markdown table for each gallery."""
+    lines = ["# Search among codes: speed at equal recall, and memory\n"]
+    lines.append(
+        f"{record['provenance']['device']}, one thread; `{record['provenance']['command']}`. Times: median (range).\n"
+    )
+    for name, gallery in record["galleries"].items():
+        size = f"{gallery['rows']:,} codes of {gallery['width']}, {gallery['n_queries']} queries, {gallery['rounds']} rounds"
+        lines.append(f"**{name}**: {size}, stages {gallery['stages']}, shortlists {gallery['shortlists']}\n")
+        lines += [f"| {' | '.join(COLUMNS)} |", f"| --- |{' --: |' * (len(COLUMNS) - 1)}"]
+        for method, row in gallery["methods"].items():
+            batch, faster = row["batch_cpu_ms"], row["times_as_fast"]
+            cells = (
+                method,
+                f"{row['recall@10']:.4f} ± {row['recall@10_standard_error']:.4f}",
+                f"{batch['median']:.3g} ({batch['range'][0]:.3g} to {batch['range'][1]:.3g})",
+                f"{faster['batch_cpu_ms']}, {faster['single_cpu_ms']}",
+                f"{row['own_mb']:,}",
+                f"{row['share_of_memory']:.3f}",
+                f"{row['mapped_mb_by_searching']:,}",
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    with whole_file(path) as unfinished:
+        unfinished.write_text("\n".join(lines))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--decays", type=float, nargs="+", default=[1.0, 2.0])
     parser.add_argument("--data", type=Path, default=None, help="folder of .npy features; then no random codes")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[64, 128, 256])
+    parser.add_argument("--lengths", type=int, nargs="+", default=[64])
     parser.add_argument("--queries", type=int, default=256, help="from 256 on faiss takes its fast path")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--target", type=float, default=0.997, help="recall at which shortlists are calibrated")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "retrieval_speed.json")
+    parser.add_argument("--append", action="store_true", help="keep the galleries already in the file --out")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    record: dict[str, Any] = {"provenance": provenance(arguments.seed), "galleries": {}}
+    earlier = json.loads(arguments.out.read_text())["galleries"] if arguments.append else {}
+    record: dict[str, Any] = {"provenance": provenance(arguments.seed), "galleries": earlier}
     names = [f"random, variance j^-{decay}" for decay in arguments.decays]
     for number, name in enumerate(names if arguments.data is None else [f"{arguments.data.name}, tiled with noise"]):
         print(name, flush=True)
@@ -198,6 +239,7 @@ def main() -> None:
             record["galleries"][name] = compare(path, others, queries, arguments)
         with whole_file(arguments.out) as path_out:
             path_out.write_text(json.dumps(record, indent=1) + "\n")
+        report(record, arguments.out.with_suffix(".md"))
 
 
 if __name__ == "__main__":
