@@ -43,6 +43,7 @@ from neigenmaps.spectral import (
     Eigenbasis,
     NearestRows,
     NeighborGraph,
+    extended_eigenbasis,
     heat_kernel_signature,
     heat_times,
     label_indicators,
@@ -76,6 +77,8 @@ class LatentFunctionalMap:
         term, see `laplacian_mask`. refine: of the first guesses.
     transfer: how points are carried over: "orthogonal" (a rotation with scale), "ridge", or "affine" (least squares).
     robust: anchors may be wrong; then random subsets of them start the search and none is kept for its own sake.
+    n_landmarks: rows of each space that get a graph and functions, drawn at random; the others' values follow by Nystroem's
+        formula. None: all rows. For spaces whose graphs would not fit in memory.
     n_starts: soft assignments to try, at most, per view. random_state: of their noise.
 
     Fitted: functional_map_ (L, K), coefficients on X to coefficients on Y. confidence_: share of rows whose match is a
@@ -96,6 +99,7 @@ class LatentFunctionalMap:
         refine: Refinement = "zoomout",
         transfer: Transfer = "orthogonal",
         robust: bool = False,
+        n_landmarks: int | None = None,
         n_starts: int = 12,
         random_state: int = 0,
     ) -> None:
@@ -108,6 +112,7 @@ class LatentFunctionalMap:
         self.refine = refine
         self.transfer = transfer
         self.robust = robust
+        self.n_landmarks = n_landmarks
         self.n_starts = n_starts
         self.random_state = random_state
 
@@ -133,11 +138,11 @@ class LatentFunctionalMap:
         x_NF, y_MG = checked_rows("X", X), checked_rows("Y", Y)
         if x_NF.device != y_MG.device:
             raise InputError(f"expected one device, got {x_NF.device} and {y_MG.device}: move one of them")
-        smaller = min(len(x_NF), len(y_MG))
+        smaller = min(len(x_NF), len(y_MG), *(() if self.n_landmarks is None else (self.n_landmarks,)))
         if not 2 <= self.n_eigenvectors < smaller:
             raise InputError(
-                f"expected 2 <= n_eigenvectors < {smaller} (the smaller number of rows), got {self.n_eigenvectors}: "
-                "lower it, or give more rows"
+                f"expected 2 <= n_eigenvectors < {smaller} (the smaller number of rows, or n_landmarks), got "
+                f"{self.n_eigenvectors}: lower it, or give more rows"
             )
         pairs = anchor_pairs(anchors, len(x_NF), len(y_MG), x_NF.device, repeated=self.robust)
         classes = labelled_rows(labels, len(x_NF), len(y_MG))
@@ -239,13 +244,17 @@ class LatentFunctionalMap:
             raise NotFittedError("expected a fitted LatentFunctionalMap: call fit(X, Y, anchors=...) first")
 
     def _space(self, name: str, rows_NF: Tensor) -> tuple[NeighborGraph, Eigenbasis]:
-        n_neighbors = max(1, min(300, len(rows_NF) // 3)) if self.n_neighbors is None else self.n_neighbors
+        chosen_NF = rows_NF
+        if self.n_landmarks is not None and self.n_landmarks < len(rows_NF):
+            order_N = torch.randperm(len(rows_NF), generator=torch.Generator().manual_seed(self.random_state))
+            chosen_NF = rows_NF[order_N[: self.n_landmarks].to(rows_NF.device)]
+        n_neighbors = max(1, min(300, len(chosen_NF) // 3)) if self.n_neighbors is None else self.n_neighbors
         try:
-            graph = neighbor_graph(rows_NF, n_neighbors, self.metric, self.kernel)
+            graph = neighbor_graph(chosen_NF, n_neighbors, self.metric, self.kernel)
+            basis = laplacian_eigenbasis(graph, self.n_eigenvectors, dtype=rows_NF.dtype)
+            return graph, basis if chosen_NF is rows_NF else extended_eigenbasis(graph, basis, rows_NF)
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
-        dtype = torch.float64 if rows_NF.dtype == torch.float64 else torch.float32
-        return graph, laplacian_eigenbasis(graph, self.n_eigenvectors, dtype=dtype)
 
     def _placed(self, graph: NeighborGraph, rows_NF: Tensor) -> Tensor:
         """Rows as the graph sees them (unit rows if angular, centred), of unit length."""

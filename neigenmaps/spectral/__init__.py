@@ -18,7 +18,7 @@ from neigenmaps.spectral.descriptors import (
 from neigenmaps.spectral.eigenbasis import Eigenbasis, laplacian_eigenbasis
 from neigenmaps.spectral.graph import PAPER_GRAPHS, GraphSettings, NeighborGraph, neighbor_graph
 from neigenmaps.spectral.nearest import NearestRows, nearest_rows
-from neigenmaps.spectral.nystrom import nystrom_extension
+from neigenmaps.spectral.nystrom import extended_eigenbasis, nystrom_extension
 
 __all__ = [
     "PAPER_GRAPHS",
@@ -28,6 +28,7 @@ __all__ = [
     "NearestRows",
     "NeighborGraph",
     "WaveEnergies",
+    "extended_eigenbasis",
     "geodesic_distances",
     "geodesic_similarities",
     "heat_kernel_signature",

@@ -8,6 +8,7 @@ that would have chosen it. Written for psi = D^-1/2 phi this is an average over 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,6 +64,19 @@ def nystrom_extension(graph: NeighborGraph, basis: Eigenbasis, X_new: Array, *, 
         if basis.normalization == "symmetric":
             values_QK[part] *= np.sqrt(degrees)[:, None]
     return torch.from_numpy(values_QK).to(basis.eigenvectors_NK)
+
+
+def extended_eigenbasis(graph: NeighborGraph, basis: Eigenbasis, X: Array) -> Eigenbasis:
+    """The basis of a graph of landmarks carried to all rows of X: columns of length 1, as orthogonal as it reports.
+
+    Eigenvalues, groups and residuals stay those of the landmarks, degrees and masses are of no row of X: none are kept.
+    Errors as in `nystrom_extension`.
+    """
+    phi_NK = nystrom_extension(graph, basis, X)
+    phi_NK = phi_NK / phi_NK.norm(dim=0)
+    off_KK = phi_NK.mT @ phi_NK - torch.eye(phi_NK.shape[1], dtype=phi_NK.dtype, device=phi_NK.device)
+    error, none = float(off_KK.abs().max()), phi_NK.new_empty(0)
+    return replace(basis, eigenvectors_NK=phi_NK, degrees_N=none, mass_N=none, orthogonality_error=error)
 
 
 def _edges(graph: NeighborGraph, rows: NDArray[Any]) -> sp.csr_matrix:

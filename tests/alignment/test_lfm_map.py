@@ -248,6 +248,19 @@ def test_spaces_that_no_rotation_joins_are_matched_whitened(n: int) -> None:
     assert (model.correspondences().index == there).double().mean() >= 0.97
 
 
+def test_landmarks_carry_the_functions_of_all_rows() -> None:
+    model, _, _, there = fitted(n_landmarks=160, n_eigenvectors=12)
+    exact, _, _, _ = fitted(n_eigenvectors=12)
+    assert len(model.graph_x_.reach_N) == 160
+    assert (model.correspondences().index == there).double().mean() >= 0.97
+    span_NK, functions_NK = (one.basis_x_.eigenvectors_NK for one in (model, exact))
+    assert torch.linalg.svdvals(torch.linalg.qr(span_NK).Q.T @ functions_NK[:, :6]).min() >= 0.9
+    whole, _, _, _ = fitted(n_landmarks=N, n_eigenvectors=12)
+    assert torch.equal(whole.functional_map_, exact.functional_map_)
+    with pytest.raises(InputError, match=r"X: expected 1 - lambda >= 0\.05"):
+        fitted(n_landmarks=160)
+
+
 @pytest.mark.slow
 def test_large_spaces_are_matched_by_samples() -> None:
     x, y, _ = (tensor.float() for tensor in encoders(n=6000))
@@ -311,6 +324,7 @@ def test_only_a_robust_fit_takes_anchors_that_contradict_each_other() -> None:
         ("n_starts", 0),
         ("n_neighbors", 0),
         ("n_eigenvectors", 1),
+        ("n_landmarks", 20),
         ("mask", "no"),
         ("weights", MapWeights(-1.0)),
     ],
