@@ -1,5 +1,6 @@
 """References: the right rows, through the right preprocessing, or a clear refusal."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from neigenmaps.errors import (
     ShapeError,
     UnknownNameError,
 )
+from neigenmaps.evaluation import references
 from neigenmaps.evaluation.references import (
     ConstructedReference,
     FeatureReference,
@@ -27,6 +29,7 @@ from neigenmaps.evaluation.references import (
     Reference,
     TimmReference,
     parse_reference,
+    shipped_model,
 )
 from neigenmaps.features import FeatureSet, fingerprint_rows
 from neigenmaps.nn import NeuralEigenmapModel
@@ -43,6 +46,7 @@ def not_a_network() -> int:
 
 
 HERE = __name__
+SHIPPED_DIGITS = ("digits_supervised", "digits_simclr", "digits_barlow_twins")
 
 
 @pytest.fixture
@@ -200,3 +204,34 @@ def test_short_texts() -> None:
     assert parse_reference("pixels") == PixelReference()
     assert parse_reference("pca:7") == PixelReference(7)
     assert parse_reference("laplacian_eigenmap:7") == LaplacianEigenmapReference(7)
+
+
+def test_shipped_models(images: ImageStore) -> None:
+    folders = {name: Path(shipped_model(name)) for name in SHIPPED_DIGITS}
+    for name, folder in folders.items():
+        reference = parse_reference(f"shipped:{name}")
+        assert reference == ModelReference(str(folder))
+        assert reference.features(images).embeddings_NF.shape == (40, 64)
+        assert (folder / "model.safetensors").stat().st_size < 1_000_000
+    assert parse_reference("shipped:digits_simclr#projector") == ModelReference(
+        str(folders["digits_simclr"]), "projector"
+    )
+    recorded = json.loads((folders["digits_simclr"].parent / "provenance.json").read_text())["knn_accuracy"]
+    assert set(recorded) == set(SHIPPED_DIGITS)
+    assert min(recorded.values()) > 0.9
+
+
+def test_shipped_models_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"called 'digits_simclear'; there are .*digits_simclr.*run from a checkout"
+    ):
+        parse_reference("shipped:digits_simclear")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(references, "__file__", str(tmp_path / "neigenmaps" / "evaluation" / "references.py"))
+    monkeypatch.setattr("sys.argv", [str(tmp_path / "train.py")])
+    with pytest.raises(CheckpointError, match=r"there is no checkpoints/reference beside the package or the script"):
+        parse_reference("shipped:digits_simclr")
+    beside = tmp_path / "checkpoints" / "reference" / "digits_simclr"
+    beside.mkdir(parents=True)
+    (beside / "config.json").write_text("{}")
+    assert parse_reference("shipped:digits_simclr") == ModelReference(str(beside))

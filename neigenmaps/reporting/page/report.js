@@ -19,7 +19,7 @@ function shape(tag, attributes, text) {
   return node;
 }
 
-function ticks(low, high, n = 5) {
+function ticks(low, high, n = 6) {
   const raw = (high - low) / n, power = 10 ** Math.floor(Math.log10(raw));
   const step = power * [1, 2, 5, 10].find((m) => m * power >= raw);
   const first = Math.ceil(low / step - 1e-9);
