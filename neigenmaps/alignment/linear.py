@@ -104,12 +104,17 @@ class AbstractMomentAligner(AbstractAligner):
 
     def _in_order(self, rows: MatchedRows) -> MatchedRows:
         if set(rows.names) != set(self.names_):
-            raise RowMismatchError(f"expected the spaces {', '.join(self.names_)}, got {', '.join(rows.names)}")
+            raise RowMismatchError(
+                f"expected the spaces {', '.join(self.names_)}, got {', '.join(rows.names)}: a batch has rows of all spaces, "
+                "masked where one lacks them; a new space joins by add"
+            )
         order = [rows.names.index(name) for name in self.names_]
         spaces = tuple(rows.spaces[m] for m in order)
         if tuple(x_NF.shape[1] for x_NF in spaces) != self.moments_.widths:
             found = {name: x_NF.shape[1] for name, x_NF in zip(self.names_, spaces, strict=True)}
-            raise RowMismatchError(f"expected widths {self.widths_} as in earlier batches, got {found}")
+            raise RowMismatchError(
+                f"expected widths {self.widths_} as in earlier batches, got {found}: use the same encoders for all batches"
+            )
         return MatchedRows(self.names_, spaces, None if rows.scale_NM is None else rows.scale_NM[:, order])
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -164,7 +164,8 @@ def cluster_scores(
     if labels.shape != (len(rows),) or len({x_NF.shape[1] for x_NF in rows.spaces}) > 1:
         raise ShapeError(
             f"expected codes of one width and labels ({len(rows)},), got widths "
-            f"{[x_NF.shape[1] for x_NF in rows.spaces]} and {tuple(labels.shape)}"
+            f"{[x_NF.shape[1] for x_NF in rows.spaces]} and {tuple(labels.shape)}: transform all spaces into the universe, "
+            "and give every row one label"
         )
     units = torch.cat([F.normalize(x_NF.double(), dim=1) for x_NF in rows.spaces]).cpu().numpy()
     truth = np.tile(labels.cpu().numpy(), len(rows.spaces))

@@ -76,7 +76,9 @@ def cca(
 def whitening(covariance_FF: Tensor, shrinkage: float) -> Tensor:
     """A (F, R) with A A^T = C^-1 on the R directions that are there; C shrunk as above."""
     if not 0 <= shrinkage <= 1:
-        raise InputError(f"expected shrinkage between 0 (CCA) and 1 (Procrustes), got {shrinkage}")
+        raise InputError(
+            f"expected shrinkage between 0 (CCA) and 1 (Procrustes), got {shrinkage}: 0.01 is a common value"
+        )
     power_F, basis_FF = sorted_eigh(covariance_FF)
     power_F = power_F.clamp_min(0)
     there = int((power_F > ABSENT * power_F[0]).sum()) if shrinkage == 0 else len(power_F)
@@ -135,6 +137,7 @@ def _kept(n_components: int | None, correlations_R: Tensor) -> int:
         return max(1, int((correlations_R > 1e-12).cumprod(dim=0).sum()))
     if not 1 <= n_components <= len(correlations_R):
         raise InputError(
-            f"expected 1 <= n_components <= {len(correlations_R)} (the directions there are), got {n_components}"
+            f"expected 1 <= n_components <= {len(correlations_R)} (the directions there are), got {n_components}: None keeps "
+            "all that agree"
         )
     return n_components

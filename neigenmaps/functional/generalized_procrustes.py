@@ -139,8 +139,14 @@ def _principal_axes(cross_DD: Tensor, maps_DK: Tensor, widths: Sequence[int], we
 
 def _check(cross_DD: Tensor, widths: Sequence[int], n_components: int | None) -> None:
     if cross_DD.shape != (sum(widths), sum(widths)):
-        raise ShapeError(f"expected cross-products ({sum(widths)}, {sum(widths)}), got {tuple(cross_DD.shape)}")
+        raise ShapeError(
+            f"expected cross-products ({sum(widths)}, {sum(widths)}), got {tuple(cross_DD.shape)}: give the width of every "
+            "space, in the order of the blocks"
+        )
     if len(widths) < 2:
         raise InputError(f"expected at least 2 spaces, got {len(widths)}: there is nothing to align")
     if n_components is not None and not 1 <= n_components <= max(widths):
-        raise InputError(f"expected 1 <= n_components <= {max(widths)} (the largest width), got {n_components}")
+        raise InputError(
+            f"expected 1 <= n_components <= {max(widths)} (the largest width), got {n_components}: no more directions can be "
+            "shared"
+        )

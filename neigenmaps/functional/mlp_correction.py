@@ -74,7 +74,7 @@ def fit_mlp_correction(
     Raises InputError for fewer than 10 rows that two spaces share, or max_steps < 1; further as in `directions`.
     """
     if max_steps < 1:
-        raise InputError(f"expected max_steps >= 1, got {max_steps}")
+        raise InputError(f"expected max_steps >= 1, got {max_steps}: the published number is 10,000")
     unit_MNK, _, weights_MN = directions(u_MNK, weights_MN)
     mean_NK = F.normalize((weights_MN[:, :, None] * unit_MNK).sum(dim=0), dim=1)
     shared_N = (weights_MN > 0).any(dim=0).nonzero()[:, 0]

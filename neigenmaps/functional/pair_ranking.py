@@ -135,7 +135,7 @@ def bootstrap_counts(n_rows: int, n_draws: int, generator: torch.Generator) -> T
     numbers are positive.
     """
     if n_rows < 1 or n_draws < 1:
-        raise InputError(f"expected at least one row and one draw, got {n_rows} and {n_draws}")
+        raise InputError(f"expected at least one row and one draw, got {n_rows} and {n_draws}: 1,000 draws are common")
     drawn_DN = torch.randint(n_rows, (n_draws, n_rows), generator=generator, device=generator.device)
     counts_DN = torch.zeros(n_draws, n_rows, dtype=torch.float64, device=generator.device)
     return counts_DN.scatter_add_(1, drawn_DN, torch.ones_like(counts_DN))

@@ -117,6 +117,18 @@ def test_functions_are_their_measures() -> None:
     assert all(call[1:] == (None,) * 5 for call in calls.values())
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_spearman_shares_ranks_among_ties(dtype: torch.dtype) -> None:
+    """Rows on a small lattice, copies among them: few distances, each many times."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randint(0, 3, (25, 3), generator=generator).to(dtype) for _ in range(2))
+    assert len(torch.pdist(a).unique()) < 12
+    found = float(sim.rsa(a, b, correlation="spearman").value)
+    assert found == pytest.approx(oracle.rsa(a.double().numpy(), b.double().numpy(), "spearman", "euclidean"), abs=1e-6)
+    order = torch.randperm(25, generator=generator)
+    assert float(sim.rsa(a[order], b[order], correlation="spearman").value) == pytest.approx(found, abs=1e-6)
+
+
 def test_unbiased_hsic_is_the_mean_over_four_rows() -> None:
     k, m = kernels(*(x[:7].numpy() for x in NARROW))
     assert oracle.hsic_unbiased(k, m) == pytest.approx(oracle.hsic_u_statistic(k, m), rel=1e-10)
