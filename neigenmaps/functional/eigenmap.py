@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from neigenmaps.errors import InputError, ShapeError
+from neigenmaps.functional.nested_terms import NestedTerms, Reduce
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -60,7 +61,7 @@ def _in_full_precision(objective: Callable[P, T]) -> Callable[P, T]:
 
 @_in_full_precision
 def nested_low_rank_loss(
-    z1: Tensor, z2: Tensor, *, nesting: Nesting = "sequential", center: bool = True
+    z1: Tensor, z2: Tensor, *, nesting: Nesting = "sequential", center: bool = True, reduce: Reduce | None = None
 ) -> EigenmapResult:
     r"""NestedLoRA: the best low-rank approximation of the kernel at every length at once. The recommended default.
 
@@ -77,24 +78,25 @@ def nested_low_rank_loss(
     estimated without bias from pairs of *different* images. sg detaches f_i in both factors of the square: half of
     the deflation is lost otherwise, which no downstream accuracy reveals.
 
+    reduce: sums a tensor over processes that each hold some rows of the batch, in any numbers; every one then gets the loss of
+    the whole batch and the gradient of its own rows. None: these are all rows. Computed in blocks (`nested_terms`): memory grows
+    with B k, not k^2.
+
     Shapes: z1, z2 (B, k), B >= 2, row b of both from one image. Source: Ryu et al., arXiv 2402.03655, for view pairs
     and centred.
     """
-    z1, z2 = _prepare(z1, z2, center)
-    width = z1.shape[1]
-    if nesting == "sequential":
-        alignment = _diagonal(z1, z2).sum()
-        penalty = _sequential_penalty(z1, z2)
-    elif nesting in ("joint", "octave"):
-        lengths_K = torch.arange(1, width + 1, dtype=z1.dtype, device=z1.device)
-        share_K = torch.ones_like(lengths_K) if nesting == "joint" else 1 / lengths_K
+    z1, z2 = _prepare(z1, z2, center=False, fewest=2 if reduce is None else 1)  # a share may be a single row
+    level_K = torch.ones(z1.shape[1], dtype=z1.dtype, device=z1.device)
+    share_K = None
+    if nesting in ("joint", "octave"):
+        share_K = level_K if nesting == "joint" else 1 / level_K.cumsum(0)
         share_K = share_K / share_K.sum()
         level_K = share_K.flip(0).cumsum(0).flip(0)
-        alignment = (level_K * _diagonal(z1, z2)).sum()
-        penalty = _joint_penalty(z1, z2, level_K, share_K)
-    else:
+    elif nesting != "sequential":
         raise InputError(f"nesting must be 'sequential', 'joint' or 'octave', got {nesting!r}")
-    return EigenmapResult(penalty - 2 * alignment, alignment, penalty, rayleigh_quotients(z1, z2))
+    summed = _itself if reduce is None else reduce
+    alignment, penalty = NestedTerms.apply(z1, z2, level_K, share_K, center, summed)
+    return EigenmapResult(penalty - 2 * alignment, alignment, penalty, rayleigh_quotients(z1, z2, reduce=summed))
 
 
 @_in_full_precision
@@ -214,47 +216,36 @@ def separating_alpha(eigenvalues: Tensor) -> Tensor:
 
 
 @_in_full_precision
-def rayleigh_quotients(z1: Tensor, z2: Tensor) -> Tensor:
-    """Eigenvalue estimates R_jj / G_jj of centred outputs, (B, k) twice -> (k,), detached; 0 for a constant output."""
-    with torch.no_grad():
-        raw1, raw2 = _prepare(z1, z2, center=False)
-        z1, z2 = _centered(raw1, raw2)
-        power_K = _power(z1, z2)
-        rounding_K = (16 * torch.finfo(z1.dtype).eps) ** 2 * _power(raw1, raw2)  # what centring leaves of a constant
-        return torch.where(power_K > rounding_K, _diagonal(z1, z2) / power_K.clamp_min(1e-30), 0.0)
+def rayleigh_quotients(z1: Tensor, z2: Tensor, *, reduce: Reduce | None = None) -> Tensor:
+    """Eigenvalue estimates R_jj / G_jj of centred outputs, (B, k) twice -> (k,), detached; 0 for a constant output.
 
-
-def _sequential_penalty(z1: Tensor, z2: Tensor) -> Tensor:
-    """Unbiased sum_j E[f_j^2]^2 + 2 sum_{i<j} E[sg(f_i) f_j]^2, as a mean over pairs b != c of different images.
-
-    Over all b, c the mean of (f_i f_j)(x_b) (f_i f_j)(x_c+) is a product of two Gram matrices. Its diagonal b = c,
-    which would make every squared norm too large by about 2/B, is p_i p_j with p = f(x) f(x+), and a running sum over
-    i < j takes it off.
+    reduce: as in `nested_low_rank_loss`.
     """
-    batch = z1.shape[0]
-    stopped1, stopped2 = z1.detach(), z2.detach()
-    all_pairs = (
-        2 * ((stopped1.T @ z1) * (stopped2.T @ z2)).triu(1).sum() + (z1.square().sum(0) * z2.square().sum(0)).sum()
-    )
-    products_BK = z1 * z2
-    stopped_BK = products_BK.detach()
-    lower_BK = stopped_BK.cumsum(1) - stopped_BK
-    same_image = (products_BK * (products_BK + 2 * lower_BK)).sum()
-    return (all_pairs - same_image) / (batch * (batch - 1))
-
-
-def _joint_penalty(z1: Tensor, z2: Tensor, level_K: Tensor, share_K: Tensor) -> Tensor:
-    """Unbiased sum_ij min(v_i, v_j) E[f_i f_j]^2; at b = c it is sum_l w_l (p_1 + ... + p_l)^2 over lengths l of share w_l."""
-    batch = z1.shape[0]
-    all_pairs = (torch.minimum(level_K[:, None], level_K[None, :]) * (z1.T @ z1) * (z2.T @ z2)).sum()
-    same_image = (share_K * (z1 * z2).cumsum(1).square()).sum()
-    return (all_pairs - same_image) / (batch * (batch - 1))
+    summed = _itself if reduce is None else reduce
+    with torch.no_grad():
+        z1, z2 = _prepare(z1, z2, center=False, fewest=2 if reduce is None else 1)
+        n = summed(torch.full((), len(z1), dtype=z1.dtype, device=z1.device))
+        mean_K = summed(z1.sum(0) + z2.sum(0)) / (2 * n)
+        raw_K = summed(_sum_of_squares(z1) + _sum_of_squares(z2))
+        z1, z2 = z1 - mean_K, z2 - mean_K
+        power_K = summed(_sum_of_squares(z1) + _sum_of_squares(z2))
+        cross_K = 2 * summed(torch.linalg.vecdot(z1, z2, dim=0))
+        rounding_K = (16 * torch.finfo(z1.dtype).eps) ** 2 * raw_K  # what centring leaves of a constant
+        return torch.where(power_K > rounding_K, cross_K / power_K.clamp_min(1e-30), 0.0)
 
 
 def _cross_moments(z1: Tensor, z2: Tensor, stop_gradient: bool) -> Tensor:
     """E[f_i f_j+] both ways, (2, k, k): row i is the stopped function, column j the trained one."""
     rows1, rows2 = (z1.detach(), z2.detach()) if stop_gradient else (z1, z2)
     return torch.stack([rows1.T @ z2, rows2.T @ z1]) / z1.shape[0]
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _sum_of_squares(z: Tensor) -> Tensor:
+    return torch.linalg.vecdot(z, z, dim=0)
 
 
 def _diagonal(z1: Tensor, z2: Tensor) -> Tensor:
@@ -270,14 +261,14 @@ def _centered(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor]:
     return z1 - mean_K, z2 - mean_K
 
 
-def _prepare(z1: Tensor, z2: Tensor, center: bool) -> tuple[Tensor, Tensor]:
+def _prepare(z1: Tensor, z2: Tensor, center: bool, fewest: int = 2) -> tuple[Tensor, Tensor]:
     if z1.ndim != 2 or z1.shape != z2.shape:
         raise ShapeError(
             "expected two batches of shape (B, k), row b of both from one image, "
             f"got {tuple(z1.shape)} and {tuple(z2.shape)}"
         )
-    if z1.shape[0] < 2 or z1.shape[1] < 1:
-        raise ShapeError(f"expected at least 2 rows and 1 output, got {tuple(z1.shape)}: raise the batch size")
+    if z1.shape[0] < fewest or z1.shape[1] < 1:
+        raise ShapeError(f"expected at least {fewest} rows and 1 output, got {tuple(z1.shape)}: raise the batch size")
     if not z1.is_floating_point() or not z2.is_floating_point():
         raise InputError(f"expected floating-point outputs, got {z1.dtype} and {z2.dtype}")
     precision = torch.promote_types(torch.promote_types(z1.dtype, z2.dtype), torch.float32)

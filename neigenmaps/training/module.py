@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -10,11 +10,10 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from neigenmaps.errors import CheckpointError, IdentifiabilityWarning, InputError, NonFiniteError
-from neigenmaps.functional.eigenmap import EigenmapResult
 from neigenmaps.nn import NestedLowRank, NeuralEigenmapModel, Objective
 from neigenmaps.training.collapse_guard import CollapseGuard
 from neigenmaps.training.datamodule import ViewsDataModule
-from neigenmaps.training.gather import gather_rows
+from neigenmaps.training.gather import global_loss
 from neigenmaps.training.optimizers import (
     OptimizerName,
     build_optimizer,
@@ -78,7 +77,7 @@ class EigenmapModule(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         codes_VBK = self.views_to_codes(batch["views"])
-        result = cast(EigenmapResult, self.objective(*(gather_rows(codes_BK) for codes_BK in codes_VBK)))
+        result = global_loss(self.objective, *codes_VBK)
         self.log("train/loss", result.loss, prog_bar=True)
         self.log("train/alignment", result.alignment)
         self.log("train/orthogonality", result.orthogonality)

@@ -27,7 +27,7 @@ from neigenmaps.nn import NestedLowRank, Objective
 from neigenmaps.nn.encoders import evaluation_mode
 from neigenmaps.training.cli import EigenmapCLI
 from neigenmaps.training.datamodule import RowLoader, RowsDataModule
-from neigenmaps.training.gather import gather_rows
+from neigenmaps.training.gather import global_loss
 from neigenmaps.training.optimizers import (
     OptimizerName,
     build_optimizer,
@@ -135,7 +135,7 @@ class NodesModule(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         codes_VBK = self.network(batch["views"].flatten(0, 1)).codes.unflatten(0, batch["views"].shape[:2])
-        result = self.objective(*(gather_rows(codes_BK) for codes_BK in codes_VBK))
+        result = global_loss(self.objective, *codes_VBK)
         self.log("train/loss", result.loss, prog_bar=True)
         self.log("train/alignment", result.alignment)
         self.log("train/orthogonality", result.orthogonality)

@@ -75,7 +75,8 @@ def run_in_child(config: Path, number: int, log: Path, delay: float | None, kind
 def newest(root: Path) -> dict[str, Any]:
     """What training left behind: all of the last checkpoint that says how training would go on, and the exported model."""
     folder = max((root / "tiny").iterdir())
-    contents = read_checkpoint(folder / "last.ckpt")
+    # a run that found everything done and in order writes no checkpoint of its own
+    contents = read_checkpoint(max((root / "tiny").glob("*/last.ckpt")))
     kept = {name: contents[name] for name in ("global_step", "state_dict", "optimizer_states", "lr_schedulers")}
     return kept | {"model": (folder / "model" / "model.safetensors").read_bytes()}
 
