@@ -12,6 +12,7 @@ from matplotlib.patches import ConnectionPatch
 from neigenmaps.errors import InputError, NonFiniteError, ShapeError
 from neigenmaps.reporting import figures
 from neigenmaps.reporting.alignment_figures import (
+    plot_alignment,
     plot_distortion,
     plot_functional_maps,
     plot_layer_tables,
@@ -19,6 +20,7 @@ from neigenmaps.reporting.alignment_figures import (
     plot_score_curves,
     plot_universe,
 )
+from neigenmaps.reporting.report import Series
 
 
 @pytest.fixture
@@ -132,3 +134,20 @@ def test_wrong_input_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ShapeError, match="every row a place"):
         plot_distortion(torch.ones(3, 2), torch.ones(3), torch.ones(2), path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_alignment_curves_with_bands_levels_and_gaps(tmp_path: Path, drawn: list[Figure]) -> None:
+    curves = [
+        Series("a network", [0, 10, 20], [0.4, None, 0.7], level=0.4),
+        Series("shuffled rows", [0, 20], [0.0, 0.0], low=[-0.1, -0.1], high=[0.1, 0.1], dashed=True),
+    ]
+    plot_alignment(curves, tmp_path / "alignment.png", title="overlap")
+    assert_png(tmp_path / "alignment.png")
+    curve, level, null = drawn[0].axes[0].get_lines()
+    np.testing.assert_array_equal(curve.get_ydata(), [0.4, np.nan, 0.7])
+    assert set(level.get_ydata()) == {0.4}
+    assert null.get_linestyle() == "--"
+    (band,) = drawn[0].axes[0].collections
+    assert band.get_paths()[0].get_extents().y1 == 0.1
+    with pytest.raises(InputError, match="one curve or more"):
+        plot_alignment([], tmp_path / "none.png", title="overlap")
