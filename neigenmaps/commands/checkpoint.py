@@ -25,7 +25,9 @@ def load_model(path: str | Path, device: str = "auto") -> NeuralEigenmapModel:
             "no such file or folder" if not path.exists() else "neither model/ nor last.ckpt" if path.is_dir() else path
         )
         raise CheckpointError(f"{path}: expected {CHECKPOINT_HELP}, found {found}")
-    return _from_checkpoint(file).to(chosen_device(device))
+    from neigenmaps.training.saved_models import read_model  # here, as only this case needs Lightning
+
+    return read_model(file).to(chosen_device(device))
 
 
 def chosen_device(name: str) -> torch.device:
@@ -36,19 +38,3 @@ def chosen_device(name: str) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch built without CUDA
         raise InputError(f"device {name!r} cannot be used ({str(error).splitlines()[0]}): try --device cpu") from error
-
-
-def _from_checkpoint(file: Path) -> NeuralEigenmapModel:
-    from neigenmaps.training import read_checkpoint  # here, as only this case needs Lightning
-
-    contents = read_checkpoint(file)
-    try:
-        model = NeuralEigenmapModel(**contents["model_config"])
-    except (InputError, TypeError) as error:
-        raise CheckpointError(f"{file} holds no model of images of this version: {error}") from error
-    prefix = "model."
-    state = {
-        name.removeprefix(prefix): value for name, value in contents["state_dict"].items() if name.startswith(prefix)
-    }
-    model.load_weights(state)
-    return model

@@ -60,6 +60,9 @@ def test_every_kind_of_checkpoint_gives_the_same_codes(
         main(["embed", str(checkpoint), str(few_digits), "--out", str(out)])
         stores.append(CodeStore.load(out))
     assert "100 codes (100 encoded now)" in capsys.readouterr().out
+    torn = tmp_path / "torn.ckpt"
+    torn.write_bytes((finished / "last.ckpt").read_bytes()[:5000])
+    assert "which cannot be read" in refused("embed", torn, few_digits, "--out", tmp_path / "3")
     for store in stores[1:]:
         assert store.fingerprint == stores[0].fingerprint
         np.testing.assert_array_equal(store.prefix(store.width), stores[0].prefix(store.width))
