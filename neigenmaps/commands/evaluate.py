@@ -64,8 +64,8 @@ def run(arguments: argparse.Namespace) -> None:
     with console.status(f"Encoding {len(splits.train)} and {len(splits.test)} images"):
         train, test = (model.encode(store.images_NCHW, space="projector").cpu() for store in splits)
     with console.status("Measuring every code length"):
+        reports = reports_by_length(model, splits, (train, test), k=arguments.k)  # first, as k can be refused
         curves = compare_rotations(model, splits, (train, test))
-        reports = reports_by_length(model, splits, (train, test), k=arguments.k)
     console.print(truncation_table(curves))
     console.print(_scores_table(reports, arguments.k))
     record = {
