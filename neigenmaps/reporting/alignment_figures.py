@@ -279,8 +279,8 @@ def plot_universe(
     figure = Figure(figsize=(10.2, 4.1), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 0.55))
     shades = [CLASSES[int(c) % len(CLASSES)] for c in classes_N]
-    for axes, places, title in ((left, before, "every model by itself"), (middle, after, "in one universe")):
-        places_MN2 = torch.stack([place.detach().double().cpu() for place in places.values()])
+    for axes, models, title in ((left, before, "every model by itself"), (middle, after, "in one universe")):
+        places_MN2 = torch.stack([place_N2.detach().double().cpu() for place_N2 in models.values()])
         for row in range(0, len(classes_N), max(1, len(classes_N) // n_lines)):
             ends_M2, mean_2 = places_MN2[:, row], places_MN2[:, row].mean(dim=0)
             for end_2 in ends_M2:
