@@ -108,7 +108,7 @@ def main() -> None:
     held = {(name, *size): memory(name, *size, arguments.device) for size in sizes for name in arguments.methods}
     for width, batch in sizes:
         pair = views(batch, width, arguments.device)
-        repeats = max(1, round(2e10 / (6 * batch * width**2)))
+        repeats = min(20, max(1, round(2e10 / (6 * batch * width**2))))
         found: dict[str, list[float]] = {name: [] for name in arguments.methods}
         for number in range(arguments.rounds + 1):
             for name, values in found.items():
