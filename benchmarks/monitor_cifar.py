@@ -28,10 +28,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from neigenmaps.data import ImageStore, ViewLaw
+from neigenmaps.data import ImageStore, ViewLaw, load_splits
 from neigenmaps.errors import IdentifiabilityWarning
 from neigenmaps.evaluation import knn_accuracy
-from neigenmaps.evaluation.convergence import Alignment, read_alignments
+from neigenmaps.evaluation.convergence import Alignment, AlignmentSettings, ReferencePanel, read_alignments
 from neigenmaps.evaluation.references import PixelReference, Reference
 from neigenmaps.files import whole_file
 from neigenmaps.nn import BarlowTwins, NestedLowRank, Objective, SimCLR
@@ -207,9 +207,14 @@ def with_references(runs: list[Finished]) -> dict[str, Any]:
 
 
 def with_each_other(runs: list[Finished]) -> dict[str, Any]:
-    """Overlap of smooth functions of two runs at the same step: of one objective by seed, and of two objectives."""
+    """Overlap of smooth functions of two runs at the same step: of one objective, and of two, always of different seeds.
+
+    Runs of one seed begin as the same network.
+    """
     kinds: dict[str, dict[str, list[float]]] = {}
     for a, b in itertools.combinations(runs, 2):
+        if a.seed == b.seed:
+            continue
         kind = a.objective if a.objective == b.objective else " and ".join(sorted((a.objective, b.objective)))
         for one, other in zip(a.history, b.history, strict=True):
             kinds.setdefault(kind, {}).setdefault(str(one.step), []).append(one.likeness(other, "backbone"))
@@ -227,9 +232,11 @@ def curves(by_name: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[Ser
     return series
 
 
-def report(runs: list[Finished]) -> None:
+def report(runs: list[Finished], data: Path, folder: Path) -> None:
     references_found, each_other = with_references(runs), with_each_other(runs)
-    between = runs[0].history[0].facts["between"]
+    settings = AlignmentSettings(methods=["lfm"], measures=[])
+    probe = load_splits(str(pack(data, folder))).test
+    between = ReferencePanel(references(data), probe, settings, cache=folder / "references").facts["between"]
     supervised = [between[a][b] for a, b in itertools.combinations(NETWORKS, 2)]
     accuracy = {name: spread([run.knn for run in runs if run.objective == name]) for name in objectives()}
     found = {
@@ -269,7 +276,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.report:
-        report(finished(arguments.runs))
+        report(finished(arguments.runs), arguments.data, arguments.runs)
         return
     warnings.filterwarnings("ignore", category=IdentifiabilityWarning)
     known = references(arguments.data)

@@ -185,7 +185,8 @@ def _places(alignments: Sequence[Alignment], layer: str, probe: ImageStore | Non
     rows, last = shown[-1].arrays["places_rows"], shown[-1].arrays
     keep = torch.linspace(0, len(rows) - 1, min(CLOUD, len(rows))).round().long()
     panels = {TRAINED: torch.stack([one.arrays[f"{layer}/places"][keep] for one in shown])}
-    panels |= {name.removeprefix("places/"): at[None, keep] for name, at in last.items() if name.startswith("places/")}
+    for name in references_of(alignments, layer):
+        panels[name] = last[f"places/{name}"][None, keep]
     labels_N, names = _classes(probe, len(alignments[-1].basis(layer).eigenvectors_NK))
     note = (
         "Held-out images on the two leading axes of the universe, which is fitted to the references alone: the same image lies at "

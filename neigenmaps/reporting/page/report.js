@@ -136,6 +136,12 @@ function switches(named, off, draw) {
   });
 }
 
+// As many columns as leave the fewest places blank
+function filled(panels) {
+  const n = panels.children.length, blank = (c) => (c - (n % c)) % c;
+  panels.style.setProperty("--columns", [4, 5, 3].reduce((best, c) => (blank(c) < blank(best) ? c : best)));
+}
+
 // {labels: [...], panels: [{name, rows, columns, frames: [base64 of rows x columns bytes, 128 is zero], limit}]}
 function frames(block) {
   const figure = captioned(block), tip = tooltip(figure), last = block.labels.length - 1;
@@ -168,6 +174,7 @@ function frames(block) {
   }
   input.addEventListener("input", draw);
   figure.append(element("div", { class: "slider" }, input, output), panels);
+  filled(panels);
   draw();
   return figure;
 }
@@ -204,6 +211,7 @@ function places(block) {
   const legend = element("div", { class: "legend" });
   legend.append(...switches(block.class_names.map((name, c) => [name, ink(c)]), off, draw));
   figure.append(panels, legend);
+  filled(panels);
   draw();
   return figure;
 }
