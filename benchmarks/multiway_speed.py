@@ -2,6 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/multiway_speed.py                      # all sizes: about an hour of one core
     OMP_NUM_THREADS=1 python benchmarks/multiway_speed.py --sizes 2000x128 --no-memory --append
+    OMP_NUM_THREADS=1 python benchmarks/multiway_speed.py --contests --streams --append   # the memory of streams alone
     python benchmarks/multiway_speed.py --report                               # the tables again, no fitting
 
 The published GPA and GCPA are written from their description (`multiway_alignment.md` in the project's notes; arXiv
@@ -328,7 +329,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=["2000x128", "50000x128", "2000x768", "50000x768"])
     parser.add_argument("--kinds", nargs="+", default=["iso", "lowrank"], choices=["iso", "lowrank"])
-    parser.add_argument("--contests", nargs="+", default=["GPA", "GCCA", "GCPA"], choices=["GPA", "GCCA", "GCPA"])
+    parser.add_argument("--contests", nargs="*", default=["GPA", "GCCA", "GCPA"], choices=["GPA", "GCCA", "GCPA"])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--network-seconds", type=float, default=120.0)
     parser.add_argument("--no-memory", action="store_true", help="leave out the further runs that measure memory")
@@ -345,7 +346,7 @@ def main() -> None:
             method(Universe("iso", 16).rows(300, torch.Generator().manual_seed(0)), 0)
         sizes = [tuple(int(number) for number in size.split("x")) for size in arguments.sizes]
         for n_rows, width in sizes:
-            for kind in arguments.kinds:
+            for kind in arguments.kinds if arguments.contests else []:
                 runs = compare(kind, n_rows, width, arguments.contests, arguments.repeats, arguments.network_seconds)
                 memory = None
                 if not arguments.no_memory:
