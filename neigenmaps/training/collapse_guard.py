@@ -23,7 +23,7 @@ from neigenmaps.functional.code_health import CodeHealth, code_health
 from neigenmaps.training.datamodule import ViewsDataModule
 from neigenmaps.training.gather import process, sum_over_processes
 
-CHECKS_PER_EPOCH, LONGEST_INTERVAL = 3, 50  # two checks in a row make an alarm: within an epoch
+CHECKS_PER_EPOCH, LONGEST_INTERVAL = 2, 50  # two checks in a row make an alarm: within an epoch
 SNAPSHOT_EVERY = 50  # steps: a copy of everything costs more than a check
 SMALLEST_RANK_SHARE = 0.02  # healthy runs on digits lie above 0.08, with every objective that separates functions
 MOST_COPIES = 0.25  # share of functions; healthy: 0
@@ -56,7 +56,7 @@ class CollapseGuard(Callback):
     `<run folder>/collapse/` the diagnosis with all readings (`step=N.json`) and a batch that shows it (`step=N.pt`, for
     `torch.load(..., weights_only=True)`).
 
-    every: steps between checks; None: a third of an epoch, at most 50. A healthy run is not changed by a bit. It costs a second
+    every: steps between checks; None: half an epoch, at most 50. A healthy run is not changed by a bit. It costs a second
     copy of weights and optimiser in the device's memory. Under GradScaler (16-mixed) the scaler leaves out bad steps itself.
     """
 
@@ -108,7 +108,7 @@ class CollapseGuard(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        size = torch.stack(torch._foreach_norm(gradients, 1)).sum() + self._loss  # NaN and infinity pass through sums
+        size = torch.stack(torch._foreach_norm(gradients)).sum() + self._loss  # NaN and infinity pass through sums
         bad = torch.isfinite(size).logical_not_()
         self._flags.append(bad)
         self._batches.append((trainer.current_epoch, trainer.fit_loop.batch_idx))
