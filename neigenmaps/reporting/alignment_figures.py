@@ -18,6 +18,7 @@ from neigenmaps.reporting import figures
 from neigenmaps.reporting.figures import GREY
 from neigenmaps.reporting.report import Number, Series
 
+LEGEND_WIDTH = 92  # letters
 BLUES, ORDERED = "Blues", "viridis"  # both keep their order in grey
 CLASSES = (*figures.COLOURS, "#882255", "#999933", "#888888")  # ten that can be told apart
 
@@ -105,7 +106,8 @@ def plot_alignment(curves: Sequence[Series], path: str | Path, *, title: str, xl
     axes.set_xlabel(xlabel)
     axes.set_title(f"{title}, calibrated", fontsize=10, loc="left")
     figures._plain(axes)
-    figures._legend_below(figure, n_entries=len(curves))
+    longest = max(len(one.name) for one in curves)
+    figures._legend_below(figure, n_entries=max(1, LEGEND_WIDTH // (longest + 8)))
     figures._write(figure, path)
 
 
