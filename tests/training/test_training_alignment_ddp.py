@@ -70,6 +70,7 @@ def free_port() -> int:
 
 
 @pytest.mark.ddp
+@pytest.mark.slow
 def test_two_processes_and_one_say_the_same(tmp_path: Path) -> None:
     data_file(tmp_path)
     mp.spawn(work, args=(free_port(), str(tmp_path), None, None), nprocs=WORLD)
