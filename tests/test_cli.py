@@ -425,6 +425,7 @@ def test_train_py_finds_its_config_from_anywhere(tmp_path: Path) -> None:
     assert (REPOSITORY / "configs" / "digits.yaml").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_two_processes_make_one_run(config: dict[str, Any], tmp_path: Path) -> None:
     """In processes of their own, because Lightning starts the second by the command line of the first."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import copy
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -22,6 +23,7 @@ from torch import Tensor
 from neigenmaps.alignment.rows import MatchedRows, Rows, as_tensor, check_finite, check_varies, matched_rows
 from neigenmaps.alignment.storage import read_state, write_state
 from neigenmaps.errors import (
+    AlignmentWarning,
     CheckpointError,
     InputError,
     NotFittedError,
@@ -30,6 +32,7 @@ from neigenmaps.errors import (
     UnknownNameError,
 )
 
+DOUBTFUL = 0.05  # p value from where on a newcomer is doubted
 HELD_OUT = 0.2  # share of a newcomer's rows that its certificate is measured on
 LARGEST_CERTIFICATE = 2000  # rows: all their cosines are held at once
 
@@ -102,7 +105,7 @@ class AbstractAligner(abc.ABC):
 
         X: (N, F), its rows matched with those given to `fit`, or with `against`: rows of spaces already known, needed when
         the aligner was streamed or loaded and so has no rows. The certificate holds out a fifth of them; the final map
-        is learned from all.
+        is learned from all. Warns (AlignmentWarning) where it is no better than for shuffled rows, p > 0.05.
 
         Raises:
             InputError: a name already taken, no rows to match, fewer than 10 rows. RowMismatchError: other numbers of rows.
@@ -117,6 +120,13 @@ class AbstractAligner(abc.ABC):
         trial._learn_newcomer(rows.take(order_N[n_held:]))
         trial._settle((*self.names_, name), rows, keep_rows=False)
         certificate = trial._certify(rows.take(order_N[:n_held]), permutations, generator)
+        if permutations and certificate.p_value > DOUBTFUL:
+            warnings.warn(
+                f"{name!r} agrees with the universe no better than shuffled rows do (p = {certificate.p_value:.2f} on "
+                f"{certificate.n_held_out} held-out rows): are its rows in the order of the others?",
+                AlignmentWarning,
+                stacklevel=2,
+            )
         self._learn_newcomer(rows)
         self._settle((*self.names_, name), rows, keep_rows=against is None)
         return certificate

@@ -64,21 +64,28 @@ def anchor_pairs(
     return Pairs(x_P.to(device), y_P.to(device))
 
 
+def class_numbers(name: str, labels: Any, n: int) -> Tensor:
+    """A whole number for each of n rows. Raises InputError for names, ShapeError."""
+    if not isinstance(labels, Tensor):
+        labels = np.asarray(labels)
+        if labels.dtype.kind not in "iuf":
+            raise InputError(
+                f"expected whole numbers as labels of {name}, -1 where unknown, got {labels.dtype}: number the classes, for "
+                "instance with numpy.unique(names, return_inverse=True)"
+            )
+    class_N = torch.as_tensor(labels)
+    if class_N.shape != (n,) or class_N.is_floating_point():
+        raise ShapeError(f"expected a whole number for each of {n} rows of {name}, got {tuple(class_N.shape)}")
+    return class_N
+
+
 def labelled_rows(labels: tuple[Any, Any] | None, n_x: int, n_y: int) -> tuple[Tensor, Tensor] | None:
     """A class for every row of both sides. Raises ShapeError, and InputError when no class is common."""
     if labels is None:
         return None
     if not isinstance(labels, tuple | list) or len(labels) != 2:
         raise InputError("expected labels=(labels of X, labels of Y), got something else: give two lists")
-    if any(np.asarray(side).dtype.kind not in "iuf" for side in labels):
-        raise InputError(
-            "expected whole numbers as labels of both sides, -1 where unknown, got others: number the classes, for instance "
-            "with numpy.unique(names, return_inverse=True)"
-        )
-    sides = tuple(torch.as_tensor(np.asarray(side)) for side in labels)
-    for name, side, n in zip("XY", sides, (n_x, n_y), strict=True):
-        if side.shape != (n,) or side.is_floating_point():
-            raise ShapeError(f"expected a whole number for each of {n} rows of {name}, got {tuple(side.shape)}")
+    sides = class_numbers("X", labels[0], n_x), class_numbers("Y", labels[1], n_y)
     if not len(common_classes(*sides)):
         raise InputError("expected a class that both spaces have, got none: labels must mean the same on both sides")
     return sides[0], sides[1]

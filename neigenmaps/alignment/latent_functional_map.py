@@ -25,7 +25,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neigenmaps.alignment.correspondence import Correspondences, correspondences_of
-from neigenmaps.alignment.known_rows import anchor_pairs, checked_rows, common_classes, labelled_rows
+from neigenmaps.alignment.known_rows import (
+    anchor_pairs,
+    checked_rows,
+    class_numbers,
+    common_classes,
+    labelled_rows,
+)
 from neigenmaps.alignment.match_search import DENSE_UP_TO, ENOUGH, Match, Start, View, best_match, sampled_rows
 from neigenmaps.errors import AlignmentWarning, InputError, NotFittedError, ShapeError
 from neigenmaps.functional.functional_map import (
@@ -212,12 +218,8 @@ class LatentFunctionalMap:
         Ties go to the smallest class. Raises InputError without a label, or unless 1 <= n_neighbors <= labelled rows.
         """
         self._check_fitted()
-        labels = torch.as_tensor(labels_N)
         view = self._view
-        if labels.shape != (len(view.x_NF),) or labels.is_floating_point():
-            raise ShapeError(
-                f"expected a whole number for each of {len(view.x_NF)} rows of X, got {tuple(labels.shape)}"
-            )
+        labels = class_numbers("X", labels_N, len(view.x_NF))
         labelled = torch.nonzero(labels >= 0)[:, 0].to(view.x_NF.device)
         if not 1 <= n_neighbors <= len(labelled):
             raise InputError(f"expected 1 <= n_neighbors <= {len(labelled)} (labelled rows), got {n_neighbors}")
@@ -252,7 +254,9 @@ class LatentFunctionalMap:
         try:
             graph = neighbor_graph(chosen_NF, n_neighbors, self.metric, self.kernel)
             basis = laplacian_eigenbasis(graph, self.n_eigenvectors, dtype=rows_NF.dtype)
-            return graph, basis if chosen_NF is rows_NF else extended_eigenbasis(graph, basis, rows_NF)
+            if chosen_NF is not rows_NF:  # hundreds of neighbours average out the noise that a small 1 - lambda raises
+                basis = extended_eigenbasis(graph, basis, rows_NF, smallest=1e-3)
+            return graph, basis
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
 

@@ -66,13 +66,13 @@ def nystrom_extension(graph: NeighborGraph, basis: Eigenbasis, X_new: Array, *, 
     return torch.from_numpy(values_QK).to(basis.eigenvectors_NK)
 
 
-def extended_eigenbasis(graph: NeighborGraph, basis: Eigenbasis, X: Array) -> Eigenbasis:
+def extended_eigenbasis(graph: NeighborGraph, basis: Eigenbasis, X: Array, *, smallest: float = 0.05) -> Eigenbasis:
     """The basis of a graph of landmarks carried to all rows of X: columns of length 1, as orthogonal as it reports.
 
     Eigenvalues, groups and residuals stay those of the landmarks, degrees and masses are of no row of X: none are kept.
-    Errors as in `nystrom_extension`.
+    smallest, and errors: as in `nystrom_extension`.
     """
-    phi_NK = nystrom_extension(graph, basis, X)
+    phi_NK = nystrom_extension(graph, basis, X, smallest=smallest)
     phi_NK = phi_NK / phi_NK.norm(dim=0)
     off_KK = phi_NK.mT @ phi_NK - torch.eye(phi_NK.shape[1], dtype=phi_NK.dtype, device=phi_NK.device)
     error, none = float(off_KK.abs().max()), phi_NK.new_empty(0)

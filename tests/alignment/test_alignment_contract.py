@@ -1,6 +1,7 @@
 """What holds for every aligner: shapes, dtypes, errors, streams, newcomers, files, and what a map must not depend on."""
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -240,7 +241,10 @@ def test_a_newcomer_leaves_old_maps_alone_and_is_certified(make: Make, kind: str
     assert certificate.rank1 > 0.6
     assert certificate.agreement > 0.7
     assert certificate.p_value == 1 / 200
-    stranger = aligner.add("stranger", normal(150, WIDTH, seed=8))
+    with warnings.catch_warnings(record=True) as doubts:
+        warnings.simplefilter("always")
+        stranger = aligner.add("stranger", normal(150, WIDTH, seed=8))
+    assert any("no better than shuffled rows" in str(one.message) for one in doubts) == (stranger.p_value > 0.05)
     assert stranger.rank1 < 0.3
     assert stranger.p_value > 0.01
     widths = dict(aligner.widths_)

@@ -257,8 +257,8 @@ def test_landmarks_carry_the_functions_of_all_rows() -> None:
     assert torch.linalg.svdvals(torch.linalg.qr(span_NK).Q.T @ functions_NK[:, :6]).min() >= 0.9
     whole, _, _, _ = fitted(n_landmarks=N, n_eigenvectors=12)
     assert torch.equal(whole.functional_map_, exact.functional_map_)
-    with pytest.raises(InputError, match=r"X: expected 1 - lambda >= 0\.05"):
-        fitted(n_landmarks=160)
+    smooth, _, _, _ = fitted(n_landmarks=160)  # 1 - lambda falls to .04 here
+    assert (smooth.correspondences().index == there).double().mean() >= 0.97
 
 
 @pytest.mark.slow
@@ -287,7 +287,7 @@ OK = ([0, 1], [0, 1])
         ({"anchors": [(0, 5), (50, 7)]}, InputError, "two pairs"),
         ({"labels": ([0] * N,)}, InputError, "give two lists"),
         ({"labels": (["a"] * N, ["a"] * N)}, InputError, "number the classes"),
-        ({"labels": ([0] * N, None)}, InputError, "labels of both sides"),
+        ({"labels": ([0] * N, None)}, InputError, "labels of Y"),
         ({"labels": ([0] * 3, [0] * N)}, ShapeError, "a whole number for each"),
         ({"labels": ([0] * N, [1] * N)}, InputError, "must mean the same"),
         ({"X": torch.zeros(N)}, ShapeError, "expected X of shape"),
@@ -359,6 +359,8 @@ def test_unfitted_maps_say_so_and_fitted_ones_check_what_they_are_given() -> Non
         model.transfer_function(torch.zeros(3))
     with pytest.raises(ShapeError, match="whole number for each"):
         model.propagate_labels(torch.zeros(3))
+    with pytest.raises(InputError, match="number the classes"):
+        model.propagate_labels(["a"] * N)
     with pytest.raises(InputError, match="labelled rows"):
         model.propagate_labels(torch.full((N,), -1))
     with pytest.raises(InputError, match="<= k <="):

@@ -246,6 +246,7 @@ def test_published_alpha_repeats_functions() -> None:
     assert found.cosines.min() < 0.5
 
 
+@pytest.mark.slow
 def test_small_batches_are_enough_for_the_default() -> None:
     """B = 64, mean over three seeds: a biased penalty or a lost b != c would show here first."""
     settings = {"batch": 64, "steps": 4000, "rate": 5e-2}

@@ -1,5 +1,6 @@
 """Known spectra, dense algebra as oracle, symmetries, pieces, multiplicities, and refusals; by every solver."""
 
+import functools
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from neigenmaps.errors import InputError, ShapeError
 from neigenmaps.functional.linalg import principal_cosines
-from neigenmaps.spectral import Eigenbasis, laplacian_eigenbasis, neighbor_graph
+from neigenmaps.spectral import Eigenbasis, NeighborGraph, laplacian_eigenbasis, neighbor_graph
 from neigenmaps.spectral.eigensolvers import chebyshev_filter, sparse_on_device
 from oracles import spectral as oracle
 
@@ -123,13 +124,17 @@ def test_two_thousand_pieces() -> None:
     assert_precise(basis)
 
 
+@functools.cache
+def dense_pairs() -> tuple[NeighborGraph, np.ndarray, np.ndarray]:
+    graph = neighbor_graph(cloud(), 8)
+    return graph, *np.linalg.eigh(oracle.normalized_laplacian(graph.adjacency.toarray().astype(float)))
+
+
 @pytest.mark.parametrize("solver", SPARSE_SOLVERS)
 @pytest.mark.parametrize("normalization", ["symmetric", "random_walk"])
 def test_equals_dense_algebra(normalization: str, solver: str) -> None:
-    graph = neighbor_graph(cloud(), 8)
+    graph, values, vectors = dense_pairs()
     basis = laplacian_eigenbasis(graph, 10, normalization, solver=solver)
-    laplacian = oracle.normalized_laplacian(graph.adjacency.toarray().astype(float))
-    values, vectors = np.linalg.eigh(laplacian)
     np.testing.assert_allclose(basis.eigenvalues_K, values[:10], atol=1e-12)
     gram = basis.eigenvectors_NK.T @ (basis.mass_N[:, None] * basis.eigenvectors_NK)
     torch.testing.assert_close(gram, torch.eye(10, dtype=torch.float64), atol=1e-9, rtol=0)

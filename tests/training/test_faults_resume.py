@@ -48,6 +48,7 @@ def signalled(data: Path, folder: Path, *, epochs: int, signals: int, kind: str)
     return counts
 
 
+@pytest.mark.slow
 def test_resume_after_two_kills(few_digits: Path, tmp_path: Path) -> None:
     counts = signalled(few_digits, tmp_path, epochs=3, signals=2, kind="KILL")
     assert counts["codes"] == [-signal.SIGKILL] * 2

@@ -92,6 +92,7 @@ def test_training_is_the_same_to_the_bit_with_it(digits: Path, tmp_path: Path) -
             assert torch.equal(a, b), name
 
 
+@pytest.mark.slow
 def test_the_background_thread_gives_the_same_numbers(digits: Path, tmp_path: Path) -> None:
     for background in (False, True):
         run(digits, tmp_path / str(background), monitor(background=background))
@@ -173,6 +174,7 @@ def test_a_full_disk_costs_the_file_not_the_run(digits: Path, tmp_path: Path, mo
     assert [path.name for path in (tmp_path / "alignment").iterdir()] == ["step=00000000.safetensors"]
 
 
+@pytest.mark.slow
 def test_earlier_checkpoints_with_other_references_are_not_taken_up(digits: Path, tmp_path: Path) -> None:
     first = monitor()
     run(digits, tmp_path, first, epochs=1)
