@@ -32,7 +32,6 @@ from neigenmaps.errors import (
     UnknownNameError,
 )
 
-DOUBTFUL = 0.05  # p value from where on a newcomer is doubted
 HELD_OUT = 0.2  # share of a newcomer's rows that its certificate is measured on
 LARGEST_CERTIFICATE = 2000  # rows: all their cosines are held at once
 
@@ -99,13 +98,19 @@ class AbstractAligner(abc.ABC):
         return self._translate(_working(x_NF), source, target).to(x_NF.dtype)
 
     def add(
-        self, name: str, X: Rows, *, against: Mapping[str, Rows] | None = None, permutations: int = 199
+        self,
+        name: str,
+        X: Rows,
+        *,
+        against: Mapping[str, Rows] | None = None,
+        permutations: int = 199,
+        doubt_above: float = 0.05,
     ) -> Certificate:
         """Take in a newcomer at the price of one map; every earlier map stays as it is, to the bit.
 
         X: (N, F), its rows matched with those given to `fit`, or with `against`: rows of spaces already known, needed when
         the aligner was streamed or loaded and so has no rows. The certificate holds out a fifth of them; the final map
-        is learned from all. Warns (AlignmentWarning) where it is no better than for shuffled rows, p > 0.05.
+        is learned from all. Warns (AlignmentWarning) where its p value lies above `doubt_above`: as good as shuffled rows.
 
         Raises:
             InputError: a name already taken, no rows to match, fewer than 10 rows. RowMismatchError: other numbers of rows.
@@ -120,7 +125,7 @@ class AbstractAligner(abc.ABC):
         trial._learn_newcomer(rows.take(order_N[n_held:]))
         trial._settle((*self.names_, name), rows, keep_rows=False)
         certificate = trial._certify(rows.take(order_N[:n_held]), permutations, generator)
-        if permutations and certificate.p_value > DOUBTFUL:
+        if permutations and certificate.p_value > doubt_above:
             warnings.warn(
                 f"{name!r} agrees with the universe no better than shuffled rows do (p = {certificate.p_value:.2f} on "
                 f"{certificate.n_held_out} held-out rows): are its rows in the order of the others?",

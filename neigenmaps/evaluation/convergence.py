@@ -262,7 +262,9 @@ class ReferencePanel:
     def _newcomer(self, universe: GCPA, leading_NK: Tensor) -> tuple[Facts, Tensor]:
         """The checkpoint in the universe: its map from one half of the rows, its numbers and places on the other."""
         grown = copy.copy(universe)
-        certificate = grown.add("checkpoint", leading_NK[self.fit_rows], permutations=self.settings.n_permutations)
+        certificate = grown.add(
+            "checkpoint", leading_NK[self.fit_rows], permutations=self.settings.n_permutations, doubt_above=1.0
+        )  # p is among the facts
         held = grown.transform(leading_NK[self.held_rows], source="checkpoint")
         facts: Facts = {"agreement": certificate.agreement, "p": certificate.p_value}
         both = []

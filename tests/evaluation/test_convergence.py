@@ -40,7 +40,6 @@ def test_related_rows_are_told_from_shuffled_ones(panel: ReferencePanel) -> None
         assert facts["z"] > 10, measure
 
 
-@pytest.mark.filterwarnings("ignore:'checkpoint' agrees with the universe no better:neigenmaps.errors.AlignmentWarning")
 def test_shuffled_rows_stay_in_the_null_band(panel: ReferencePanel) -> None:
     inside: dict[str, list[bool]] = {}
     for seed in range(20):
