@@ -200,7 +200,7 @@ def run(data: Path, cache: Path) -> dict[str, Any]:
                 matrices[f"LFM {score}\nk {setting[0]}, m {setting[1]}"] = _mean(tables)
     images = lossless_images(data, "train")[0][REPORT]
     share = choose_share(data)
-    svcca = f"SVCCA ({share:.0%} of the variance, chosen; {SVCCA_ROWS} images)"
+    svcca = f"SVCCA ({100 * share:.0f} % of variance)"
     features = rows_of(data, ALL, images)
     few = {seed: [gram_rows(x_NF[:SVCCA_ROWS]) for x_NF in layers] for seed, layers in features.items()}
     for name, measure in (RIVALS | {svcca: CCA(share)}).items():
@@ -235,6 +235,8 @@ def report(record: dict[str, Any], folder: Path) -> None:
     same = record["headline_same_layer"]
     pairs = record["headline_residual_networks"]
     lines += ["", f"Choices: {counts}.", "",
+              f"SVCCA: {SVCCA_ROWS:,} images, the share of the variance that matches best of {SHARES} on the networks and "
+              "images of the choice.", "",
               "Headline at its defaults, same layer of two seeds, mean over 90 pairs: "
               + ", ".join(f"{layer} {value:.3f}" for layer, value in zip(LAYERS, same["mean_by_layer"], strict=True))
               + f"; least of {same['n']}: {same['least']:.3f}.",
