@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py --stages ceiling augmentation throughput loss --out gpu.json
     python benchmarks/gpu.py --stages pretrain --data cifar10.npz --objective neigenmaps --seed 0 --out gpu.json
-    python benchmarks/gpu.py --stages ceiling augmentation throughput loss pretrain --device cpu --smoke --out /tmp/smoke.json
+    python benchmarks/gpu.py --stages ceiling augmentation throughput loss pretrain --device cpu --smoke --out smoke.json
 
     ceiling       steps of the bare network: precisions, memory formats, torch.compile
     augmentation  views per second of the batched augmentation alone, and its share of a step of the ceiling
