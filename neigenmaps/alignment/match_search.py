@@ -33,9 +33,7 @@ from neigenmaps.spectral.nearest import nearest_rows
 DENSE_UP_TO = 1500  # rows of each side whose every pair is scored; of larger spaces as many are sampled
 ENOUGH = 0.5  # of the rows confirmed by others; wrong matches of few rows, which fall into clusters, reach 0.3
 CLEAR = 0.8  # confirmed: no other start will do better
-MORE = (
-    3  # starts to try beyond the first with ENOUGH, which may have matched some clusters and not all: one in every view
-)
+MORE = 3  # starts, one in every view, beyond the first with ENOUGH, which may have matched some clusters and not all
 LARGE_ROUNDS = 8
 
 

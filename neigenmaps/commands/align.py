@@ -18,7 +18,7 @@ from typing import get_args
 from rich.console import Console
 from rich.progress import Progress
 
-from neigenmaps.commands.checkpoint import chosen_device
+from neigenmaps.commands.checkpoint import add_place_arguments, chosen_device
 from neigenmaps.data import ImageStore, load_splits
 from neigenmaps.errors import InputError
 from neigenmaps.evaluation.convergence import Alignment, Layer, ReferencePanel
@@ -50,8 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--n-permutations", type=int, help="of every null (default 49)")
     parser.add_argument("--out", type=Path, help="folder of the results instead of each run's alignment/")
     parser.add_argument("--cache", type=Path, help="folder that keeps the references' features and bases")
-    parser.add_argument("--root", default="data", help="where data sets known by name lie")
-    parser.add_argument("--device", default="auto")
+    add_place_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """What the verbs mean by CHECKPOINT, and by a device."""
 
+import argparse
 from pathlib import Path
 
 import torch
@@ -8,6 +9,14 @@ from neigenmaps.errors import CheckpointError, InputError
 from neigenmaps.nn import NeuralEigenmapModel
 
 CHECKPOINT_HELP = "a run folder, a model/ folder, or a .ckpt file"
+
+
+def add_place_arguments(parser: argparse.ArgumentParser, *, download: bool = False) -> None:
+    """Where data sets lie, whether they may be fetched, and where the work is done: the same for every verb."""
+    parser.add_argument("--root", default="data", help="where data sets known by name lie")
+    if download:
+        parser.add_argument("--download", action="store_true", help="fetch a data set known by name")
+    parser.add_argument("--device", default="auto")
 
 
 def load_model(path: str | Path, device: str = "auto") -> NeuralEigenmapModel:

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from neigenmaps.commands.checkpoint import CHECKPOINT_HELP, load_model
+from neigenmaps.commands.checkpoint import CHECKPOINT_HELP, add_place_arguments, load_model
 from neigenmaps.data import open_rows
 from neigenmaps.errors import InputError
 from neigenmaps.retrieval.embedding import embed_images
@@ -29,9 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shard", default="0/1", metavar="i/n", help="this process's part of the work")
     parser.add_argument("--block", type=int, default=1024, help="images between two savings")
     parser.add_argument("--max-unreadable-share", type=float, default=0.01, help="of files that are no images")
-    parser.add_argument("--root", default="data", help="where data sets known by name lie")
-    parser.add_argument("--download", action="store_true", help="fetch a data set known by name")
-    parser.add_argument("--device", default="auto")
+    add_place_arguments(parser, download=True)
 
 
 def run(arguments: argparse.Namespace) -> None:

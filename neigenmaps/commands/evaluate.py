@@ -14,7 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from neigenmaps.commands.checkpoint import CHECKPOINT_HELP, load_model
+from neigenmaps.commands.checkpoint import CHECKPOINT_HELP, add_place_arguments, load_model
 from neigenmaps.data import DatasetSplits, load_splits
 from neigenmaps.data.rows import store_with_channels
 from neigenmaps.evaluation.comparison import compare_rotations, reports_by_length
@@ -43,9 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-k", type=int, default=10, help="of precision, recall and NDCG")
     parser.add_argument("--max-bank", type=int, default=10_000, help="training images, evenly spread")
     parser.add_argument("--max-queries", type=int, default=2_000, help="held-out images, evenly spread")
-    parser.add_argument("--root", default="data", help="where data sets known by name lie")
-    parser.add_argument("--download", action="store_true", help="fetch a data set known by name")
-    parser.add_argument("--device", default="auto")
+    add_place_arguments(parser, download=True)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, stack
 
-from neigenmaps.commands.checkpoint import CHECKPOINT_HELP, load_model
+from neigenmaps.commands.checkpoint import CHECKPOINT_HELP, add_place_arguments, load_model
 from neigenmaps.data import ImageRows, open_rows, read_image
 from neigenmaps.errors import DataError, InputError
 from neigenmaps.reporting.retrieval_page import Hit, HitRow, QueryResult, write_retrieval_page
@@ -36,8 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--html", type=Path, default=None, help="write a page with thumbnails here")
     parser.add_argument("--model", default=None, help=f"{CHECKPOINT_HELP} (default: the one that made the codes)")
     parser.add_argument("--images", default=None, help="folder or data set the codes are of (default: as then)")
-    parser.add_argument("--root", default="data", help="where data sets known by name lie")
-    parser.add_argument("--device", default="auto")
+    add_place_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
