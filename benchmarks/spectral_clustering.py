@@ -1,19 +1,27 @@
-"""Spectral clustering by a network beside scikit-learn's and k-means: ARI, NMI, CPU seconds, growth with the number of rows.
+"""Spectral clustering by a network beside scikit-learn's and k-means: ARI, NMI, CPU seconds, memory, growth with the rows.
 
     python benchmarks/spectral_clustering.py                               # digits
-    python benchmarks/spectral_clustering.py --data FOLDER --sets digits mfeat mnist --rows 5000 70000
+    python benchmarks/spectral_clustering.py --data FOLDER --sets digits mfeat mnist --rows 1250 5000 20000 70000
 
-FOLDER/mfeat.npz holds six views and labels, FOLDER/mnist.npz x_train, y_train, x_test, y_test. Both spectral methods
-cluster by the Euclidean graph of `--neighbors` neighbours. The network also labels 20 % of the rows that it has not seen.
-scikit-learn's is left out above `--most` rows. Memory is the peak of the process, so run one set at a time to compare it.
+FOLDER/multiview/mfeat.npz holds six views and labels, FOLDER/mnist/mnist.npz x_train, y_train, x_test, y_test. Every method gets the same
+rows, four fifths of the set, and those that can label the rest. Each runs in a process of its own on one thread; it is ended
+at `--limit` seconds, and is not run again on larger parts of the same set. Peak memory includes Python, torch and the data.
+
+    neural              NeuralSpectralClustering, default settings
+    neural, objective   the same graph, functions learned from pairs alone, 1,000 steps
+    scikit-learn        SpectralClustering(affinity="nearest_neighbors"), 10 neighbours, its default
+    ..., lobpcg         the same with eigen_solver="lobpcg", which does without a factorisation
+    ..., our graph      affinity="precomputed", the graph that the network gets
+    ..., rbf            SpectralClustering(): the affinity it has by default, gamma=1
 """
 
 import argparse
 import json
+import multiprocessing
 import resource
 import time
 import warnings
-from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +33,28 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from neigenmaps.files import whole_file
-from neigenmaps.graphs import NeuralSpectralClustering
+from neigenmaps.graphs import NeuralEigenmap, NeuralSpectralClustering
 from neigenmaps.provenance import provenance
+from neigenmaps.spectral import neighbor_graph
 
 Array = NDArray[Any]
+METHODS = (
+    "k-means",
+    "neural",
+    "neural, objective",
+    "scikit-learn",
+    "scikit-learn, lobpcg",
+    "scikit-learn, our graph",
+    "scikit-learn, rbf",
+)
+GRAPH = {"n_neighbors": 10, "metric": "euclidean", "kernel": "symmetric_gaussian"}
 
 
 def load(name: str, folder: Path, rows: int) -> tuple[Array, Array]:
     if name == "digits":
         bunch = load_digits()
         return bunch.data / 16, bunch.target
-    with np.load(folder / f"{name}.npz") as file:
+    with np.load(folder / {"mfeat": "multiview", "mnist": "mnist"}[name] / f"{name}.npz") as file:
         arrays = {key: file[key] for key in file}
     if name == "mfeat":
         views = [value.astype(float) for key, value in sorted(arrays.items()) if value.ndim == 2]
@@ -47,36 +66,93 @@ def load(name: str, folder: Path, rows: int) -> tuple[Array, Array]:
     return images[chosen].astype(np.float32) / 255, labels[chosen]
 
 
+def make(method: str, classes: int, seed: int) -> Any:
+    if method == "k-means":
+        return KMeans(classes, n_init=10, random_state=seed)
+    if method == "neural":
+        return NeuralSpectralClustering(classes, random_state=seed)
+    if method == "neural, objective":
+        embedding = NeuralEigenmap(classes - 1, kernel="neighbors", kernel_params=GRAPH, span="outputs", max_steps=1000)
+        return NeuralSpectralClustering(classes, embedding=embedding, random_state=seed)
+    settings = {
+        "scikit-learn": {"affinity": "nearest_neighbors"},
+        "scikit-learn, lobpcg": {"affinity": "nearest_neighbors", "eigen_solver": "lobpcg"},
+        "scikit-learn, our graph": {"affinity": "precomputed"},
+        "scikit-learn, rbf": {},
+    }
+    return SpectralClustering(classes, random_state=seed, **settings[method])
+
+
 def scores(labels: Array, found: Array) -> dict[str, float]:
     return {"ari": adjusted_rand_score(labels, found), "nmi": normalized_mutual_info_score(labels, found)}
 
 
-def measure(name: str, x: Array, labels: Array, seed: int, neighbors: int, most: int) -> list[dict[str, Any]]:
-    classes = len(np.unique(labels))
+def measure(answer: Connection, name: str, folder: Path, rows: int, method: str, seed: int) -> None:
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", message="Graph is not fully connected")
+    x, labels = load(name, folder, rows)
     order = np.random.default_rng(seed).permutation(len(x))
     seen, unseen = order[: int(0.8 * len(x))], order[int(0.8 * len(x)) :]
-    methods: dict[str, Callable[[], Any]] = {
-        "k-means": lambda: KMeans(classes, n_init=10, random_state=seed),
-        "neural": lambda: NeuralSpectralClustering(classes, n_neighbors=neighbors, random_state=seed),
-    }
-    if len(x) <= most:
-        methods["scikit-learn"] = lambda: SpectralClustering(
-            classes, affinity="nearest_neighbors", n_neighbors=neighbors, random_state=seed
-        )
-    results = []
-    for method, make in methods.items():
+    x_seen, x_unseen = x[seen], x[unseen]
+    estimator = make(method, len(np.unique(labels)), seed)
+    started, wall = time.process_time(), time.perf_counter()
+    if method == "scikit-learn, our graph":
+        estimator.fit(neighbor_graph(x_seen, **GRAPH).adjacency.astype(np.float64))
+    else:
+        estimator.fit(x_seen)
+    result = {"cpu_seconds": time.process_time() - started, "seconds": time.perf_counter() - wall}
+    result |= scores(labels[seen], estimator.labels_)
+    if hasattr(estimator, "predict"):
         started = time.process_time()
-        estimator = make().fit(x[seen])
-        result = {"set": name, "rows": len(seen), "seed": seed, "method": method}
-        result |= {"cpu_seconds": time.process_time() - started} | scores(labels[seen], estimator.labels_)
-        result["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        if hasattr(estimator, "predict"):
-            started = time.process_time()
-            result["unseen_ari"] = scores(labels[unseen], estimator.predict(x[unseen]))["ari"]
-            result["predict_cpu_seconds"] = time.process_time() - started
-        results.append(result)
-        print(result, flush=True)
-    return results
+        result |= {f"unseen_{key}": value for key, value in scores(labels[unseen], estimator.predict(x_unseen)).items()}
+        result["predict_cpu_seconds"] = time.process_time() - started
+    answer.send(result | {"peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20})
+
+
+def in_own_process(limit: float, *arguments: Any) -> dict[str, Any] | None:
+    """What `measure` sends; None where it takes too long or is ended, as for want of memory."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=measure, args=(theirs, *arguments))
+    process.start()
+    theirs.close()
+    try:
+        return ours.recv() if ours.poll(limit) else None
+    except EOFError:
+        return None
+    finally:
+        process.kill()
+        process.join()
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """One line for every method on every set, mean and standard deviation over seeds."""
+    head = ["rows", "method", "n", "ARI %", "NMI %", "unseen ARI %", "CPU s", "peak GB"]
+    text, groups = "", {(one["set"], one["rows"], one["method"]): [] for one in results}
+    for one in results:
+        groups[one["set"], one["rows"], one["method"]].append(one)
+    for name in dict.fromkeys(one["set"] for one in results):
+        text += f"\n**{name}**\n\n| {' | '.join(head)} |\n| --: | --- |{' --: |' * 6}\n"
+        for (of, rows, method), runs in groups.items():
+            if of != name:
+                continue
+            if "ari" not in runs[0]:
+                cells = ["–"] * 4 + [f"> {runs[0]['limit']:.0f} or out of memory", "–"]
+            else:
+                percents = [
+                    _spread([100 * run.get(key, np.nan) for run in runs]) for key in ("ari", "nmi", "unseen_ari")
+                ]
+                seconds = _spread([run["cpu_seconds"] for run in runs], digits=2)
+                cells = [str(len(runs)), *percents, seconds, f"{max(run['peak_gb'] for run in runs):.2f}"]
+            text += f"| {rows:,} | {method} | {' | '.join(cells)} |\n"
+    return text
+
+
+def _spread(values: list[float], digits: int = 1) -> str:
+    if np.isnan(values).any():
+        return "–"
+    mean = f"{np.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
 
 
 def main() -> None:
@@ -85,20 +161,30 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=["digits"], choices=["digits", "mfeat", "mnist"])
     parser.add_argument("--rows", type=int, nargs="+", default=[5000], help="of mnist")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--neighbors", type=int, default=30)
-    parser.add_argument("--most", type=int, default=20_000)
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--limit", type=float, default=600, help="seconds for one fit")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "spectral_clustering.json")
     arguments = parser.parse_args()
-    warnings.filterwarnings("ignore", message="Graph is not fully connected")
-    torch.set_num_threads(1)
-    record: dict[str, Any] = {"provenance": provenance(arguments.seeds), "results": []}
+    results: list[dict[str, Any]] = []
+    record = {"provenance": provenance(arguments.seeds), "results": results}
+    given_up = set()
     for name in arguments.sets:
         for rows in arguments.rows if name == "mnist" else [0]:
-            x, labels = load(name, arguments.data, rows)
-            for seed in arguments.seeds:
-                record["results"] += measure(name, x, labels, seed, arguments.neighbors, arguments.most)
-                with whole_file(arguments.out) as path:
-                    path.write_text(json.dumps(record, indent=1) + "\n")
+            for method in arguments.methods:
+                for seed in arguments.seeds:
+                    if (name, method) in given_up:
+                        break
+                    found = in_own_process(arguments.limit, name, arguments.data, rows, method, seed)
+                    seen = int(0.8 * len(load(name, arguments.data, rows)[1]))
+                    result = {"set": name, "rows": seen, "seed": seed, "method": method}
+                    if found is None:
+                        given_up.add((name, method))
+                    results.append(result | (found or {"limit": arguments.limit}))
+                    print(results[-1], flush=True)
+                    with whole_file(arguments.out) as path:
+                        path.write_text(json.dumps(record, indent=1) + "\n")
+    with whole_file(arguments.out.with_suffix(".md")) as path:
+        path.write_text(table(results))
 
 
 if __name__ == "__main__":

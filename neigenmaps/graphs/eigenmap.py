@@ -24,7 +24,16 @@ from neigenmaps.functional.kernels import arc_cosine_kernel, polynomial_kernel, 
 from neigenmaps.functional.rayleigh_ritz import RitzResult, ritz_from_moments
 from neigenmaps.graphs.graph import Graph, as_graph, checked_features, graph_from_edges
 from neigenmaps.graphs.network import ResidualMLP
-from neigenmaps.graphs.operators import Block, KernelOperator, Operator, Rows, WalkOperator, in_chunks, take
+from neigenmaps.graphs.operators import (
+    Block,
+    KernelOperator,
+    Operator,
+    Rows,
+    SolvedWalkOperator,
+    WalkOperator,
+    in_chunks,
+    take,
+)
 from neigenmaps.spectral import NeighborGraph, neighbor_graph
 from neigenmaps.types import Scaling
 
@@ -51,6 +60,8 @@ class NeuralEigenmap(TransformerMixin, BaseEstimator):
         eigenvalues_ are those of that walk. An even number makes all of them positive.
     shift: learns T + shift I, for kernels with eigenvalues below zero among those wanted: at least the size of the most
         negative one. eigenvalues_ are those of T.
+    solver: "objective" trains on the kernel or on pairs, and needs no more memory than a batch; "eigenvectors", for graphs,
+        first solves the whole graph's smoothest functions and fits the network to them: ten times as fast, or more.
     span: "hidden" solves the last layer over all hidden units; "outputs" only orders the n_components outputs that were
         trained, which is less exact on the rows given and follows them less where there are few.
     scaling: "unit" variance, or "sqrt_eigenvalue", with which inner products are the kernel. most_rows: of the square of
@@ -76,6 +87,7 @@ class NeuralEigenmap(TransformerMixin, BaseEstimator):
         kernel_params: Mapping[str, Any] | None = None,
         walk_steps: int = 1,
         shift: float = 0.0,
+        solver: Literal["objective", "eigenvectors"] = "objective",
         span: Literal["hidden", "outputs"] = "hidden",
         scaling: Scaling = "unit",
         hidden: int = 256,
@@ -97,6 +109,7 @@ class NeuralEigenmap(TransformerMixin, BaseEstimator):
         self.kernel_params = kernel_params
         self.walk_steps = walk_steps
         self.shift = shift
+        self.solver = solver
         self.span = span
         self.scaling = scaling
         self.hidden = hidden
@@ -125,7 +138,9 @@ class NeuralEigenmap(TransformerMixin, BaseEstimator):
             torch.manual_seed(seed)
             self.network_ = self._network(operator).to(operator.device)
             self._train(operator, generator)
-        self.network_.eval().double()  # small directions of the span are told apart by differences of large numbers
+        self.network_.eval()
+        if self.span == "hidden":
+            self.network_.double()  # small directions of the span are told apart by differences of large numbers
         self.network_.requires_grad_(False)
         moments, sign_rows = operator.moments(self._functions, generator)
         solved = ritz_from_moments(
@@ -207,11 +222,19 @@ class NeuralEigenmap(TransformerMixin, BaseEstimator):
             return self._walk(rows, graph.adjacency, device)
         if self.pairs is not None:
             return self._walk(rows, self._graph(rows.shape[0]).adjacency, device)
+        if self.solver == "eigenvectors":
+            raise InputError(
+                "expected a graph for solver='eigenvectors', got a kernel: kernel='neighbors' joins near rows, pairs=... takes "
+                "edges; other kernels are learned by solver='objective'"
+            )
         block = self._block(kernel, rows, parameters)
         return KernelOperator(rows, block, shift=self.shift, most_rows=self.most_rows, device=device)
 
     def _walk(self, rows: Rows, adjacency: sp.csr_matrix, device: torch.device) -> WalkOperator:
-        return WalkOperator(rows, adjacency, steps=self.walk_steps, shift=self.shift, device=device)
+        settings: dict[str, Any] = {"steps": self.walk_steps, "shift": self.shift, "device": device}
+        if self.solver == "objective":
+            return WalkOperator(rows, adjacency, **settings)
+        return SolvedWalkOperator(rows, adjacency, n_functions=self.n_components, **settings)
 
     def _graph(self, n_rows: int) -> Graph:
         edges = self.pairs
@@ -265,6 +288,8 @@ class NeuralEigenmap(TransformerMixin, BaseEstimator):
             raise InputError(
                 "expected kernel or pairs, got both: a graph is a kernel of its own; leave one of them out"
             )
+        if self.solver not in ("objective", "eigenvectors"):
+            raise InputError(f"expected solver 'objective' or 'eigenvectors', got {self.solver!r}")
         if self.span not in ("hidden", "outputs"):
             raise InputError(f"expected span 'hidden' or 'outputs', got {self.span!r}")
         if self.scaling not in ("unit", "sqrt_eigenvalue"):

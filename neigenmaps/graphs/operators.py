@@ -19,6 +19,7 @@ from neigenmaps.errors import InputError, NonFiniteError, ShapeError
 from neigenmaps.functional.eigenmap import nested_low_rank_loss
 from neigenmaps.functional.kernel_moments import kernel_moments, nested_low_rank_kernel_loss
 from neigenmaps.functional.rayleigh_ritz import PairMoments, pair_moments
+from neigenmaps.spectral import laplacian_eigenbasis
 
 Rows: TypeAlias = Tensor | sp.csr_matrix
 Block = Callable[[Tensor, Tensor], Tensor]
@@ -141,9 +142,7 @@ class WalkOperator(Operator):
 
     def pairs(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Independent draws of the two ends of a walk, (count,) each."""
-        none_B = torch.zeros(count, dtype=torch.int64)
-        edge_B = self._edges(none_B, none_B + len(self.end_E), generator)
-        first_B = torch.searchsorted(self.start_N, edge_B, right=True) - 1
+        first_B, edge_B = self._starts(count, generator)
         last_B = self.end_E[edge_B].long()
         for _ in range(self.steps - 1):
             last_B = self.end_E[self._edges(self.start_N[last_B], self.start_N[last_B + 1], generator)].long()
@@ -182,6 +181,12 @@ class WalkOperator(Operator):
         assert total is not None
         return total, values_BK
 
+    def _starts(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Nodes in proportion to their degrees, and an edge of each."""
+        none_B = torch.zeros(count, dtype=torch.int64)
+        edge_B = self._edges(none_B, none_B + len(self.end_E), generator)
+        return torch.searchsorted(self.start_N, edge_B, right=True) - 1, edge_B
+
     def _edges(self, start_B: Tensor, stop_B: Tensor, generator: torch.Generator) -> Tensor:
         """Entries of the compressed rows from start to stop, each by its weight."""
         uniform_B = torch.rand(len(start_B), generator=generator, dtype=torch.float64)
@@ -191,3 +196,47 @@ class WalkOperator(Operator):
         drawn_B = low_B + uniform_B * (self.reached_E[stop_B - 1] - low_B)
         found_B = torch.searchsorted(self.reached_E, drawn_B, right=True)
         return torch.minimum(found_B, stop_B - 1)  # rounding may reach the next row
+
+
+class SolvedWalkOperator(WalkOperator):
+    """The same walk, its smoothest functions solved first: the network is fitted to them instead of to pairs.
+
+    A sparse eigensolver on the whole graph, then least squares without the noise of sampled pairs. Costs memory for
+    n_functions numbers a node.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        adjacency: sp.csr_matrix,
+        *,
+        n_functions: int,
+        steps: int,
+        shift: float,
+        device: torch.device,
+    ) -> None:
+        super().__init__(rows, adjacency, steps=steps, shift=shift, device=device)
+        self.target_NK = smoothest_functions(adjacency, n_functions, device)
+
+    def loss(self, network: Callable[[Tensor], Tensor], batch_size: int, generator: torch.Generator) -> Tensor:
+        index_B = self._starts(batch_size, generator)[0].to(self.device)
+        return (network(take(self.rows, index_B)) - self.target_NK[index_B]).square().mean()
+
+
+def smoothest_functions(adjacency: sp.csr_matrix, count: int, device: torch.device) -> Tensor:
+    """Leading eigenfunctions of the walk but the constant, (N, count), float32, of variance 1 in the law of degrees.
+
+    Zero at nodes without an edge, which no walk visits, and in columns for which the graph has no function.
+    """
+    joined = np.flatnonzero(np.diff(adjacency.indptr) > 0)
+    part = adjacency if len(joined) == adjacency.shape[0] else adjacency[joined][:, joined]
+    found = min(count + 1, len(joined))
+    basis = laplacian_eigenbasis(part, found, "random_walk", dtype=torch.float32, device=device)
+    # of a graph in pieces the first functions are indicators, which hold the constant as a sum
+    constant_K = basis.mass_N @ basis.eigenvectors_NK
+    others_KK = torch.linalg.qr(constant_K[:, None], mode="complete").Q[:, 1:]
+    functions_NK = torch.zeros(adjacency.shape[0], count, device=device)
+    functions_NK[torch.from_numpy(joined).to(device), : found - 1] = (
+        basis.eigenvectors_NK @ others_KK * basis.mass_N.sum().sqrt()
+    )
+    return functions_NK

@@ -131,10 +131,17 @@ def test_two_moons_and_points_not_seen() -> None:
     np.testing.assert_array_equal(clusters.predict(points[:400]), clusters.labels_)
 
 
+def test_two_moons_with_the_default_settings() -> None:
+    points, moon = make_moons(600, noise=0.05, random_state=1)
+    clusters = NeuralSpectralClustering(2, random_state=0).fit(points[:400])
+    assert adjusted_rand_score(moon[:400], clusters.labels_) == 1
+    assert adjusted_rand_score(moon[400:], clusters.predict(points[400:])) == 1
+
+
 def test_the_default_is_the_euclidean_neighbour_graph_less_its_constant() -> None:
     chosen = NeuralSpectralClustering(3)._embedding(12).get_params()
     assert (chosen["n_components"], chosen["kernel"]) == (2, "neighbors")
-    assert chosen["kernel_params"] == {"n_neighbors": 11, "metric": "euclidean"}
+    assert chosen["kernel_params"] == {"n_neighbors": 10, "metric": "euclidean", "kernel": "symmetric_gaussian"}
 
 
 def test_blobs_by_a_given_embedding() -> None:
@@ -158,6 +165,8 @@ def test_more_functions_than_rows_are_said() -> None:
         ({"kernel": "rbf", "pairs": RING}, InputError, "got both"),
         ({"kernel": "rfb"}, UnknownNameError, "did you mean 'rbf'"),
         ({"span": "all"}, InputError, "span"),
+        ({"solver": "exact"}, InputError, "solver 'objective' or"),
+        ({"solver": "eigenvectors"}, InputError, "expected a graph for solver"),
         ({"scaling": "none"}, InputError, "scaling"),
         ({"n_components": 0}, InputError, "n_components >= 1"),
         ({"batch_size": 1}, InputError, "batch_size >= 2"),

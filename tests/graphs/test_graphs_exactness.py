@@ -10,7 +10,8 @@ from sklearn.datasets import load_digits
 
 from neigenmaps.errors import IdentifiabilityWarning
 from neigenmaps.functional.kernels import arc_cosine_kernel, polynomial_kernel, rbf_kernel
-from neigenmaps.graphs import NeuralEigenmap
+from neigenmaps.graphs import NeuralEigenmap, graph_from_edges
+from neigenmaps.graphs.operators import smoothest_functions
 from neigenmaps.spectral import laplacian_eigenbasis, neighbor_graph, nystrom_extension
 from oracles import graphs as oracle
 from oracles import spectral
@@ -91,6 +92,31 @@ def test_grid_and_path_have_their_laplacian_spectrum(steps: int) -> None:
         found = NeuralEigenmap(6, pairs=adjacency, walk_steps=steps, **QUICK).fit(points)
         np.testing.assert_allclose(1 - found.eigenvalues_, 1 - values[1:], rtol=0.01)
         assert oracle.cosines(found.transform(points), functions[:, 1:], degrees).min() >= 0.99
+
+
+def test_outputs_fitted_to_eigenvectors() -> None:
+    """Here training alone must do it: the last layer is only ordered, not solved over the hidden units."""
+    adjacency, points = grid()
+    values, functions, degrees = oracle.walk(adjacency.toarray(), 5, 1)
+    settings = {"span": "outputs", "max_steps": 300, "hidden": 96, "batch_size": 128, "lr": 1e-2, "random_state": 0}
+    found = NeuralEigenmap(4, pairs=adjacency, solver="eigenvectors", **settings).fit(points)
+    np.testing.assert_allclose(1 - found.eigenvalues_, 1 - values[1:], rtol=0.02)
+    assert oracle.cosines(found.transform(points), functions[:, 1:], degrees).min() >= 0.995
+
+
+def test_functions_to_fit_leave_out_the_constant_and_lonely_nodes() -> None:
+    """A triangle, a path of four and a node alone: the indicators of the pieces hold the constant as a sum."""
+    edges = np.array([[0, 1], [1, 2], [0, 2], [4, 5], [5, 6], [6, 7]])
+    adjacency = graph_from_edges(edges, 8).adjacency
+    degrees = np.asarray(adjacency.sum(1)).ravel()
+    law = degrees / degrees.sum()
+    functions = smoothest_functions(adjacency, 9, torch.device("cpu")).double().numpy()
+    assert (functions[3] == 0).all()
+    assert (functions[:, 6:] == 0).all()  # seven nodes less the constant
+    np.testing.assert_allclose(law @ functions, 0, atol=1e-6)
+    np.testing.assert_allclose((functions.T * law) @ functions, np.diag([1.0] * 6 + [0] * 3), atol=1e-5)
+    triangle = np.where(np.arange(8) < 3, 0.5, -0.5)
+    np.testing.assert_allclose(np.abs(np.corrcoef(functions[law > 0, 0], triangle[law > 0])[0, 1]), 1, atol=1e-6)
 
 
 def test_cycle_has_fourier_pairs() -> None:
