@@ -31,7 +31,8 @@ from torch import Tensor
 from neigenmaps.data import ImageStore, ViewLaw, load_splits
 from neigenmaps.errors import IdentifiabilityWarning
 from neigenmaps.evaluation import knn_accuracy
-from neigenmaps.evaluation.convergence import Alignment, AlignmentSettings, ReferencePanel, read_alignments
+from neigenmaps.evaluation.alignments import Alignment, read_alignments
+from neigenmaps.evaluation.convergence import AlignmentSettings, ReferencePanel
 from neigenmaps.evaluation.references import PixelReference, Reference
 from neigenmaps.files import whole_file
 from neigenmaps.nn import BarlowTwins, NestedLowRank, Objective, SimCLR

@@ -13,8 +13,8 @@ from torch import Tensor
 from neigenmaps.data import DatasetSplits
 from neigenmaps.errors import NeigenmapsError
 from neigenmaps.evaluation import code_lengths
+from neigenmaps.evaluation.alignments import read_alignments
 from neigenmaps.evaluation.comparison import RITZ, compare_lengths
-from neigenmaps.evaluation.convergence import read_alignments
 from neigenmaps.evaluation.linear_probe import linear_probe_accuracy
 from neigenmaps.features import FeatureSet, fingerprint_rows
 from neigenmaps.files import whole_file

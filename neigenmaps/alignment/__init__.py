@@ -6,7 +6,7 @@ from neigenmaps.alignment.correspondence import Correspondences
 from neigenmaps.alignment.gcpa import GCPA
 from neigenmaps.alignment.gpa import GPA
 from neigenmaps.alignment.latent_functional_map import LatentFunctionalMap
-from neigenmaps.alignment.lfm_similarity import LFMSimilarity, lfm_similarity, similarity_basis
+from neigenmaps.alignment.lfm_similarity import LFMSimilarity, lfm_similarity, similarity_basis, similarity_graph
 from neigenmaps.alignment.pairwise import LinearMap, Procrustes
 from neigenmaps.alignment.retrieval_metrics import (
     RetrievalTable,
@@ -36,5 +36,6 @@ __all__ = [
     "difference",
     "lfm_similarity",
     "similarity_basis",
+    "similarity_graph",
     "stitch",
 ]

@@ -186,11 +186,20 @@ def similarity_basis(
         if not torch.isfinite(X.eigenvectors_NK).all():
             raise NonFiniteError("expected a finite basis, got NaN or infinity: make it with similarity_basis")
         return X
+    graph = similarity_graph(X, n_neighbors=n_neighbors, metric=metric, kernel=kernel)
+    return laplacian_eigenbasis(graph, n_eigenvectors + 1)
+
+
+def similarity_graph(
+    X: Array | NeighborGraph, *, n_neighbors: int | None = None, metric: Metric = "angular", kernel: Kernel = "gaussian"
+) -> NeighborGraph:
+    """The graph that `lfm_similarity` makes of one space. A graph is given back as it is. Errors as there."""
     if isinstance(X, NeighborGraph):
-        return laplacian_eigenbasis(X, n_eigenvectors + 1)
+        return X
+    n_rows = _n_rows(X)
     if n_neighbors is None:
         n_neighbors = min(n_rows - 1, max(10, min(300, round(0.15 * n_rows))))
-    return laplacian_eigenbasis(neighbor_graph(X, n_neighbors, metric, kernel), n_eigenvectors + 1)
+    return neighbor_graph(X, n_neighbors, metric, kernel)
 
 
 def _n_rows(space: Space) -> int:

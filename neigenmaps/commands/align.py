@@ -21,7 +21,8 @@ from rich.progress import Progress
 from neigenmaps.commands.checkpoint import add_place_arguments, chosen_device
 from neigenmaps.data import ImageStore, load_splits
 from neigenmaps.errors import InputError
-from neigenmaps.evaluation.convergence import Alignment, Layer, ReferencePanel
+from neigenmaps.evaluation.alignments import Alignment
+from neigenmaps.evaluation.convergence import Layer, ReferencePanel
 from neigenmaps.evaluation.model_comparison import compare_models
 from neigenmaps.evaluation.references import Reference
 from neigenmaps.files import whole_file

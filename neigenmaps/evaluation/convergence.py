@@ -16,20 +16,37 @@ import copy
 import hashlib
 import itertools
 import json
+import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from neigenmaps.alignment import GCPA, lfm_similarity, similarity_basis
-from neigenmaps.alignment.storage import read_state, write_state
+from neigenmaps.alignment import GCPA, lfm_similarity, similarity_basis, similarity_graph
 from neigenmaps.data import ImageStore
-from neigenmaps.errors import CheckpointError, InputError, RowMismatchError, UnknownNameError
+from neigenmaps.errors import AlignmentWarning, CheckpointError, InputError, RowMismatchError, UnknownNameError
+from neigenmaps.evaluation.alignments import (
+    Alignment,
+    Facts,
+    Interval,
+    basis_of,
+    basis_overlap,
+    read_kind,
+    tensors_of,
+    write_kind,
+)
 from neigenmaps.evaluation.baselines import principal_components
+from neigenmaps.evaluation.fold_intervals import (
+    FoldSpace,
+    functions_without,
+    jackknife_interval,
+    means_without,
+    probe_folds,
+)
 from neigenmaps.evaluation.references import Reference
 from neigenmaps.features import fingerprint_rows
 from neigenmaps.functional.pair_ranking import pair_ranks
@@ -41,7 +58,7 @@ from neigenmaps.spectral import Eigenbasis
 Layer = Literal["backbone", "projector"]
 Method = Literal["lfm", "gcpa"]
 Measure = Literal["unbiased_cka", "mutual_knn", "procrustes"]
-Facts = dict[str, float]  # value, null_mean, null_std, z, p, calibrated
+Smooth = tuple[Sequence[Tensor], Sequence[Tensor]]  # as `functions_without` gives them
 
 MEASURES: Mapping[str, Callable[..., Similarity]] = {
     "unbiased_cka": lambda a, b, **null: linear_cka(a, b, unbiased=True, **null),
@@ -50,8 +67,8 @@ MEASURES: Mapping[str, Callable[..., Similarity]] = {
 }
 LEAST_ROWS = 40
 CHUNK = 512  # images of one pass
+REFERENCE = "Reference"  # kind of file
 COMPARABLE = ("probe", "references", "settings")  # facts that must agree in one curve
-ALIGNMENT, REFERENCE = "Alignment", "Reference"  # kinds of file
 
 
 @dataclass(frozen=True)
@@ -84,48 +101,6 @@ class AlignmentSettings:
             )
 
 
-@dataclass(frozen=True, eq=False)
-class Alignment:
-    """values: by layer, reference and measure. universe: by layer, what the universe says. arrays: maps, bases and places.
-
-    facts: what was measured on and with: `probe` (fingerprint), `references` (their keys), `settings`; and `between`, the
-    calibrated overlap of the references with each other.
-    """
-
-    values: dict[str, dict[str, dict[str, Facts]]]
-    universe: dict[str, Facts]
-    arrays: dict[str, Tensor]
-    step: int = 0
-    epoch: int = 0
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    def headlines(self) -> dict[str, float]:
-        """What is logged: `<reference>/<measure>` of the first layer, `.../<layer>` of further ones; calibrated."""
-        flat: dict[str, float] = {}
-        for number, (layer, references) in enumerate(self.values.items()):
-            end = "" if number == 0 else f"/{layer}"
-            for reference, measures in references.items():
-                flat |= {f"{reference}/{name}{end}": facts["calibrated"] for name, facts in measures.items()}
-            flat |= {f"universe/{name}{end}": value for name, value in self.universe.get(layer, {}).items()}
-        return flat
-
-    def summary(self) -> str:
-        """One line: the first measure of the first layer with every reference."""
-        layer, references = next(iter(self.values.items()))
-        measures = next(iter(references.values()))
-        measure = "lfm" if "lfm" in measures else next(iter(measures))
-        shown = [f"{name} {facts[measure]['calibrated']:.2f}" for name, facts in references.items() if measure in facts]
-        return f"step {self.step}, {layer} aligned ({measure}): " + ", ".join(shown)
-
-    def basis(self, layer: str) -> Eigenbasis:
-        """The eigenbasis of a layer's graph, as it was measured with."""
-        return _basis_of({name: self.arrays[f"{layer}/basis/{name}"] for name in _BASIS}, self.facts["bases"][layer])
-
-    def likeness(self, other: Alignment, layer: str) -> float:
-        """Calibrated overlap of the smooth functions of this checkpoint and another one's."""
-        return _overlap(self.basis(layer), other.basis(layer), self.facts["settings"]["n_eigenvectors"])
-
-
 class ReferencePanel:
     """References on one probe set, with everything that stays the same while a model trains.
 
@@ -153,10 +128,12 @@ class ReferencePanel:
                 f"{len(probe)}: take more, or lower n_eigenvectors"
             )
         self.probe, self.fingerprint = probe, fingerprint_rows(probe.images_NCHW)
-        self.features: dict[str, Tensor] = {}
-        self.bases: dict[str, Eigenbasis] = {}
-        for name, reference in references.items():
-            self.features[name], self.bases[name] = self._prepared(reference, None if cache is None else Path(cache))
+        self.folds = probe_folds(len(probe), self.settings.seed)
+        prepared = {
+            name: self._prepared(one, None if cache is None else Path(cache)) for name, one in references.items()
+        }
+        self.features: dict[str, Tensor] = {name: found[0] for name, found in prepared.items()}
+        self.bases: dict[str, Eigenbasis] = {name: found[1] for name, found in prepared.items()}
         self.facts: dict[str, Any] = {
             "probe": self.fingerprint,
             "references": {name: reference.key() for name, reference in references.items()},
@@ -165,6 +142,10 @@ class ReferencePanel:
         order_N = torch.randperm(len(probe), generator=torch.Generator().manual_seed(self.settings.seed))
         self.fit_rows, self.held_rows = order_N[: len(probe) // 2], order_N[len(probe) // 2 :]
         self.leading = {name: self._leading(rows_NF) for name, rows_NF in self.features.items()}
+        self.spaces = {
+            name: FoldSpace.of(self.features[name], self.leading[name], smooth, self.folds)
+            for name, (_, _, smooth) in prepared.items()
+        }
         self.universe: GCPA | None = None
         if "gcpa" in self.settings.methods and len(references) >= 2:
             known = {name: rows_NK[self.fit_rows] for name, rows_NK in self.leading.items()}
@@ -198,30 +179,38 @@ class ReferencePanel:
         universe: dict[str, Facts] = {}
         arrays: dict[str, Tensor] = {}
         bases: dict[str, Any] = {}
+        intervals: dict[str, dict[str, Interval]] = {}
         for layer, rows_NF in layers.items():
             if len(rows_NF) != len(self.probe):
                 raise RowMismatchError(
                     f"expected {len(self.probe)} rows of {layer}, got {len(rows_NF)}: embed the probe set"
                 )
             rows_NF = rows_NF.detach().cpu().float()
-            basis = self._basis(rows_NF)
-            found, bases[layer] = _tensors_of(basis)
+            basis, smooth = self._smooth(rows_NF)
+            found, bases[layer] = tensors_of(basis)
             arrays |= {f"{layer}/basis/{name}": tensor for name, tensor in found.items()}
             values[layer] = {}
             leading_NK = self._leading(rows_NF)
+            space = FoldSpace.of(rows_NF, leading_NK, smooth, self.folds)
+            intervals[layer] = {}
             for name in self.features:
                 values[layer][name] = self._measures(rows_NF, leading_NK, name)
                 if "lfm" in self.settings.methods:
                     values[layer][name] |= self._functional(basis, self.bases[name], f"{layer}/{name}", arrays)
+                for measure, facts in values[layer][name].items():
+                    intervals[layer][f"{name}/{measure}"] = _interval(
+                        facts, getattr(space, measure)(self.spaces[name]), measure
+                    )
             if previous is not None and layer in previous.values:
                 drift = self._similarity(basis, previous.basis(layer))
                 values[layer]["previous"] = {"lfm": _facts(drift.panel["weighted_overlap"])}
             if self.universe is not None:
-                universe[layer], arrays[f"{layer}/places"] = self._newcomer(self.universe, leading_NK)
+                universe[layer], ranked, arrays[f"{layer}/places"] = self._newcomer(self.universe, leading_NK)
+                intervals[layer] |= ranked
         if self.universe is not None:
             arrays |= {f"places/{name}": self.places(rows_HK) for name, rows_HK in self.placed.items()}
             arrays["places_rows"] = self.held_rows
-        return Alignment(values, universe, arrays, step, epoch, self.facts | {"bases": bases})
+        return Alignment(values, universe, arrays, step, epoch, self.facts | {"bases": bases}, intervals)
 
     def _measures(self, rows_NF: Tensor, leading_NK: Tensor, reference: str) -> dict[str, Facts]:
         measured: dict[str, Facts] = {}
@@ -252,28 +241,34 @@ class ReferencePanel:
         m, names = self.settings.n_eigenvectors, list(self.bases)
         found: dict[str, dict[str, float]] = {name: {name: 1.0} for name in names}
         for a, b in itertools.combinations(names, 2):
-            found[a][b] = found[b][a] = _overlap(self.bases[a], self.bases[b], m)
+            found[a][b] = found[b][a] = basis_overlap(self.bases[a], self.bases[b], m)
         return found
 
     def places(self, rows_HK: Tensor) -> Tensor:
         """Rows of the universe on its two leading axes."""
         return (rows_HK @ self.axes_K2).float()
 
-    def _newcomer(self, universe: GCPA, leading_NK: Tensor) -> tuple[Facts, Tensor]:
+    def _newcomer(self, universe: GCPA, leading_NK: Tensor) -> tuple[Facts, dict[str, Interval], Tensor]:
         """The checkpoint in the universe: its map from one half of the rows, its numbers and places on the other."""
         grown = copy.copy(universe)
         certificate = grown.add(
             "checkpoint", leading_NK[self.fit_rows], permutations=self.settings.n_permutations, doubt_above=1.0
         )  # p is among the facts
         held = grown.transform(leading_NK[self.held_rows], source="checkpoint")
-        facts: Facts = {"agreement": certificate.agreement, "p": certificate.p_value}
-        both = []
+        hits = {}
         for name, theirs in self.placed.items():
             for direction, (queries, gallery) in {"to": (held, theirs), "from": (theirs, held)}.items():
-                rank1 = float((pair_ranks(queries, gallery).first_rank_Q == 1).double().mean())
-                facts[f"rank1_{direction}_{name}"] = rank1
-                both.append(rank1)
-        return facts | {"rank1": sum(both) / len(both), "worst_rank1": min(both)}, self.places(held)
+                hits[f"rank1_{direction}_{name}"] = pair_ranks(queries, gallery).first_rank_Q == 1
+        hits_NR = torch.stack(list(hits.values()), dim=1).double()
+        held_folds = [torch.isin(self.held_rows, rows).nonzero()[:, 0] for rows in self.folds]
+        values = _rank1(hits_NR.mean(dim=0), list(hits))
+        by_fold = [_rank1(share_R, list(hits)) for share_R in means_without(hits_NR, held_folds)]
+        intervals = {
+            f"universe/{name}": jackknife_interval(value, torch.tensor([one[name] for one in by_fold]))
+            for name, value in values.items()
+        }
+        facts: Facts = {"agreement": certificate.agreement, "p": certificate.p_value}
+        return facts | values, intervals, self.places(held)
 
     def _leading(self, rows_NF: Tensor) -> Tensor:
         """Principal components; axes from the half of the rows that the universe is fitted on."""
@@ -281,24 +276,37 @@ class ReferencePanel:
         n_components = min(self.settings.n_components, *fitted.shape)
         return principal_components(fitted, rows_NF, n_components=n_components)[1]
 
-    def _basis(self, rows_NF: Tensor) -> Eigenbasis:
-        return similarity_basis(
-            rows_NF, n_eigenvectors=self.settings.n_eigenvectors, n_neighbors=self.settings.n_neighbors
-        )
+    def _smooth(self, rows_NF: Tensor) -> tuple[Eigenbasis, Smooth]:
+        """The eigenbasis of the rows' graph, and its functions without each fold."""
+        graph = similarity_graph(rows_NF, n_neighbors=self.settings.n_neighbors)
+        basis = similarity_basis(graph, n_eigenvectors=self.settings.n_eigenvectors)
+        wanted = "lfm" in self.settings.methods
+        return basis, functions_without(graph, basis, self.folds) if wanted else ([], [])
 
-    def _prepared(self, reference: Reference, cache: Path | None) -> tuple[Tensor, Eigenbasis]:
+    def _prepared(self, reference: Reference, cache: Path | None) -> tuple[Tensor, Eigenbasis, Smooth]:
         s = self.settings
-        named = json.dumps([reference.key(), self.fingerprint, s.n_eigenvectors, s.n_neighbors])
+        named = json.dumps(
+            [reference.key(), self.fingerprint, s.n_eigenvectors, s.n_neighbors, s.seed, "lfm" in s.methods]
+        )
         path = None if cache is None else cache / f"{hashlib.sha256(named.encode()).hexdigest()[:24]}.safetensors"
         if path is not None and path.is_file():
-            tensors, facts = _read(path, REFERENCE)
-            return tensors["features"], _basis_of(tensors, facts)
+            tensors, facts = read_kind(path, REFERENCE)
+            folds = range(len(self.folds) if "lfm" in s.methods else 0)
+            smooth = [[tensors[f"{kind}/{fold}"] for fold in folds] for kind in ("functions", "weights")]
+            return tensors["features"], basis_of(tensors, facts), (smooth[0], smooth[1])
         rows_NF = reference.features(self.probe).embeddings_NF
-        basis = self._basis(rows_NF)
+        basis, (functions, weights) = self._smooth(rows_NF)
         if path is not None:
-            tensors, facts = _tensors_of(basis)
-            write_state(path, REFERENCE, tensors | {"features": rows_NF}, facts)
-        return rows_NF, basis
+            tensors, facts = tensors_of(basis)
+            tensors |= {f"functions/{fold}": one for fold, one in enumerate(functions)}
+            tensors |= {f"weights/{fold}": one for fold, one in enumerate(weights)}
+            try:
+                write_kind(path, REFERENCE, tensors | {"features": rows_NF}, facts)
+            except CheckpointError as error:
+                warnings.warn(
+                    f"{error}; the reference will be prepared again next time", AlignmentWarning, stacklevel=2
+                )
+        return rows_NF, basis, (functions, weights)
 
 
 def embed_layers(model: NeuralEigenmapModel, images_NCHW: Tensor, layers: Sequence[Layer]) -> dict[str, Tensor]:
@@ -313,58 +321,6 @@ def embed_layers(model: NeuralEigenmapModel, images_NCHW: Tensor, layers: Sequen
     return {layer: torch.cat(rows) for layer, rows in parts.items()}
 
 
-def write_alignment(alignment: Alignment, folder: str | Path) -> Path:
-    """Write `step=<step>.safetensors`, whole or not at all: arrays, and all numbers in the header.
-
-    CheckpointError where it cannot be written, such as on a full disk.
-    """
-    path = alignment_path(folder, alignment.step)
-    named = {name: getattr(alignment, name) for name in ("values", "universe", "step", "epoch", "facts")}
-    try:
-        write_state(path, ALIGNMENT, alignment.arrays, named)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} could not be written ({error}): make room; what was measured before is intact"
-        ) from error
-    return path
-
-
-def read_alignment(path: str | Path) -> Alignment:
-    """What `write_alignment` wrote. CheckpointError when the file is damaged or of another kind."""
-    tensors, named = _read(Path(path), ALIGNMENT)
-    try:
-        return Alignment(arrays=tensors, **named)
-    except TypeError as error:
-        raise CheckpointError(f"{path} does not hold an alignment: {error}") from error
-
-
-def read_alignments(folder: str | Path) -> list[Alignment]:
-    """All alignments of a folder, by step."""
-    return sorted((read_alignment(path) for path in Path(folder).glob("step=*.safetensors")), key=lambda one: one.step)
-
-
-def alignment_path(folder: str | Path, step: int) -> Path:
-    return Path(folder) / f"step={step:08d}.safetensors"
-
-
-_BASIS = ("eigenvalues_K", "eigenvectors_NK", "degrees_N", "mass_N", "residuals_K")
-_BASIS_FACTS = ("orthogonality_error", "groups", "next_gap", "ends_at_a_gap", "normalization")
-
-
-def _tensors_of(basis: Eigenbasis) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    tensors = {name: getattr(basis, name).contiguous() for name in _BASIS}
-    return tensors, {name: getattr(basis, name) for name in _BASIS_FACTS}
-
-
-def _basis_of(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Eigenbasis:
-    named: dict[str, Any] = {name: tensors[name] for name in _BASIS} | dict(facts)
-    return Eigenbasis(**named | {"groups": tuple((int(start), int(stop)) for start, stop in facts["groups"])})
-
-
-def _overlap(basis: Eigenbasis, other: Eigenbasis, n_eigenvectors: int) -> float:
-    return lfm_similarity(basis, other, n_eigenvectors=n_eigenvectors, n_permutations=0).score
-
-
 def _plain(settings: AlignmentSettings) -> dict[str, Any]:
     """As JSON gives it back, so that what was written can be compared with what will be."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
@@ -375,8 +331,17 @@ def _facts(found: Similarity) -> Facts:
     return {name: float(value) for name, value in found._asdict().items() if value is not None}
 
 
-def _read(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        return read_state(path, kind)
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}; or delete it and measure again") from error
+def _interval(facts: Facts, without_G: Tensor, measure: str) -> Interval:
+    """Around the calibrated value. without_G: of the measure itself, but for lfm, whose headline is calibrated already."""
+    if measure != "lfm":
+        room = (0.0 if measure == "procrustes" else 1.0) - facts["null_mean"]
+        without_G = (without_G - facts["null_mean"]) / (room or math.inf)
+    return jackknife_interval(facts["calibrated"], without_G)
+
+
+def _rank1(share_R: Tensor, names: Sequence[str]) -> Facts:
+    """Of every pair, over all, and of the worst one."""
+    return dict(zip(names, share_R.tolist(), strict=True)) | {
+        "rank1": float(share_R.mean()),
+        "worst_rank1": float(share_R.min()),
+    }

@@ -8,14 +8,25 @@ from pathlib import Path
 import torch
 
 from neigenmaps.data import ImageStore
-from neigenmaps.evaluation.convergence import Alignment
+from neigenmaps.evaluation.alignments import Alignment
 from neigenmaps.evaluation.model_comparison import ModelComparison
-from neigenmaps.reporting.report import Block, Lines, Matrix, Places, Section, Series, Tree, write_report
-from neigenmaps.reporting.run_report import CLOUD, MEASURE_NAMES, leading_layer, measures_of, references_of
+from neigenmaps.reporting.alignment_series import (
+    alignment_series,
+    leading_layer,
+    measures_of,
+    null_series,
+    references_of,
+)
+from neigenmaps.reporting.report import Block, Lines, Matrix, Places, Section, Tree, write_report
+from neigenmaps.reporting.run_report import CLOUD, MEASURE_NAMES
 
 NOTE = (
     "Calibrated by permuting the rows of the probe set: 0 is what unrelated rows give, 1 the best there is. Models stand in the "
     "order of the tree, in which neighbours are alike."
+)
+CURVE_NOTE = (
+    "Coloured bands: 95 % intervals over the choice of probe images. Grey: two standard deviations of what shuffled rows give. "
+    "Dotted: where a run began, untrained."
 )
 
 
@@ -27,7 +38,7 @@ def report_comparison(
     sections = [
         Section("Who is like whom", likeness_blocks(comparison), NOTE),
         Section("One universe", universe_blocks(comparison, probe)),
-        Section("Through training", curve_blocks(histories)),
+        Section("Through training", curve_blocks(histories), CURVE_NOTE),
     ]
     runs = f"{len(histories)} runs and {len(comparison.names) - len(histories)} references"
     write_report(path, "Models beside each other", f"{runs}, on {len(probe)} images of {probe.source}.", sections)
@@ -65,7 +76,7 @@ def universe_blocks(comparison: ModelComparison, probe: ImageStore) -> list[Bloc
 
 
 def curve_blocks(histories: Mapping[str, Sequence[Alignment]]) -> list[Block]:
-    """For every reference a chart with a curve for every run, by the first measure."""
+    """For every reference a chart with a curve for every run, by the first measure, intervals and null."""
     longest = max(map(len, histories.values()), default=0)
     if longest < 2:
         return []
@@ -73,14 +84,9 @@ def curve_blocks(histories: Mapping[str, Sequence[Alignment]]) -> list[Block]:
     layer = leading_layer(one_run)
     measure = measures_of(one_run, layer)[0]
     blocks: list[Block] = []
+    everything = [one for history in histories.values() for one in history]
     for reference in references_of(one_run, layer):
-        series = [
-            Series(
-                run,
-                [one.step for one in history],
-                [one.values[layer][reference][measure]["calibrated"] for one in history],
-            )
-            for run, history in histories.items()
-        ]
+        series = [alignment_series(history, layer, reference, measure, run) for run, history in histories.items()]
+        series.append(null_series(everything, layer, [reference], measure))
         blocks.append(Lines(f"{MEASURE_NAMES[measure]}: with {reference}", "step", series))
     return blocks

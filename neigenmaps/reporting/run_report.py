@@ -16,10 +16,18 @@ from torch import Tensor
 
 from neigenmaps.data import DatasetSplits, ImageStore
 from neigenmaps.errors import DataError
-from neigenmaps.evaluation.convergence import Alignment, read_alignments
+from neigenmaps.evaluation.alignments import Alignment, read_alignments
 from neigenmaps.features import FeatureSet
 from neigenmaps.files import whole_file
 from neigenmaps.reporting.alignment_figures import plot_alignment
+from neigenmaps.reporting.alignment_series import (
+    alignment_series,
+    interval_of,
+    leading_layer,
+    measures_of,
+    null_series,
+    references_of,
+)
 from neigenmaps.reporting.report import (
     Block,
     Entries,
@@ -60,6 +68,7 @@ def report_run(run: str | Path, images: DatasetSplits | None = None) -> Path:
         measure = measures_of(alignments, layer)[0]
         plot_alignment(_curves(alignments, layer, measure), run / "alignment.png", title=MEASURE_NAMES[measure])
         summary["alignment"] = {str(one.step): one.headlines() for one in alignments}
+        summary["alignment_intervals"] = {str(one.step): one.bounds() for one in alignments}
         with whole_file(run / "summary.json") as unfinished:
             unfinished.write_text(json.dumps(summary, indent=2) + "\n")
     sections = [
@@ -84,8 +93,10 @@ def report_run(run: str | Path, images: DatasetSplits | None = None) -> Path:
 
 _ALIGNMENT_NOTE = (
     "Calibrated by permuting the rows of the probe set: 0 is what unrelated rows give, 1 the best there is. The grey band is two "
-    "standard deviations of that null. The first point is the untrained network, which shares the input's geometry and so lies "
-    "above 0; the dotted line of each colour keeps its level, and what training adds or takes away shows against it."
+    "standard deviations of that null; a coloured one is where the curve would lie in 95 % of cases had other images of the same "
+    "kind been embedded (jackknife over folds of the probe set). The first point is the untrained network, which shares the "
+    "input's geometry and so lies above 0; the dotted line of each colour keeps its level, and what training adds or takes away "
+    "shows against it."
 )
 CLOUD = 300  # points of a panel
 UNTRAINED, TRAINED = "this run, untrained", "this run"
@@ -97,7 +108,9 @@ def alignment_blocks(alignments: Sequence[Alignment], probe: ImageStore | None) 
         return []
     layer = leading_layer(alignments)
     references, measures = references_of(alignments, layer), measures_of(alignments, layer)
-    blocks: list[Block] = [_measure_lines(alignments, layer, measure) for measure in measures]
+    blocks: list[Block] = [
+        Lines(MEASURE_NAMES[measure], "step", _curves(alignments, layer, measure)) for measure in measures
+    ]
     if universe := _universe_lines(alignments, layer):
         blocks.append(universe)
     if "lfm" in measures and len(alignments) > 1:
@@ -114,51 +127,27 @@ def alignment_blocks(alignments: Sequence[Alignment], probe: ImageStore | None) 
     return blocks
 
 
-def leading_layer(alignments: Sequence[Alignment]) -> str:
-    """The layer that is drawn."""
-    return next(iter(alignments[-1].values))
-
-
-def references_of(alignments: Sequence[Alignment], layer: str) -> list[str]:
-    """Without the run's own past."""
-    return [name for name in alignments[-1].values[layer] if name != "previous"]
-
-
-def measures_of(alignments: Sequence[Alignment], layer: str) -> list[str]:
-    """Of the first reference, lfm first."""
-    found = list(alignments[-1].values[layer][references_of(alignments, layer)[0]])
-    return sorted(found, key=lambda measure: measure != "lfm")
-
-
 def _curves(alignments: Sequence[Alignment], layer: str, measure: str) -> list[Series]:
-    """A curve for every reference, with the untrained network's level, and the null's band around 0."""
-    series, band = [], {one.step: 0.0 for one in alignments}
-    for name in references_of(alignments, layer):
-        found = [
-            (one.step, one.values[layer][name][measure])
-            for one in alignments
-            if measure in one.values[layer].get(name, {})
-        ]
-        steps, values = [step for step, _ in found], [facts["calibrated"] for _, facts in found]
-        series.append(Series(name, steps, values, level=values[0] if steps[0] == 0 and len(steps) > 1 else None))
-        for step, facts in found:  # calibrated / z is the null's standard deviation on the calibrated scale
-            spread = 2 * abs(facts["calibrated"] / facts["z"]) if facts.get("z") else 0.0
-            band[step] = max(band[step], spread)
-    widest, middle = list(band.values()), [0.0] * len(band)
-    return [*series, Series("shuffled rows", list(band), middle, [-s for s in widest], widest, dashed=True, colour=6)]
-
-
-def _measure_lines(alignments: Sequence[Alignment], layer: str, measure: str) -> Lines:
-    return Lines(MEASURE_NAMES[measure], "step", _curves(alignments, layer, measure))
+    references = references_of(alignments, layer)
+    curves = [alignment_series(alignments, layer, name, measure, name) for name in references]
+    return [*curves, null_series(alignments, layer, references, measure)]
 
 
 def _universe_lines(alignments: Sequence[Alignment], layer: str) -> Lines | None:
-    found = [(one.step, one.universe[layer]) for one in alignments if layer in one.universe]
+    found = [one for one in alignments if layer in one.universe]
     if not found:
         return None
-    steps = [step for step, _ in found]
+    steps = [one.step for one in found]
     names = {"agreement": "agreement (mean cosine)", "rank1": "Rank-1, mean", "worst_rank1": "Rank-1, worst pair"}
-    series = [Series(text, steps, [facts[name] for _, facts in found]) for name, text in names.items()]
+    series = [
+        Series(
+            text,
+            steps,
+            [one.universe[layer][name] for one in found],
+            *interval_of(found, layer, f"universe/{name}"),
+        )
+        for name, text in names.items()
+    ]
     return Lines(
         "In the universe of the references",
         "step",

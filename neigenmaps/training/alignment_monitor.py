@@ -15,17 +15,8 @@ from torch import Tensor
 
 from neigenmaps.data import ImageStore, load_splits
 from neigenmaps.errors import AlignmentWarning, CheckpointError, InputError, NonFiniteError
-from neigenmaps.evaluation.convergence import (
-    Alignment,
-    AlignmentSettings,
-    Layer,
-    Measure,
-    Method,
-    ReferencePanel,
-    embed_layers,
-    read_alignments,
-    write_alignment,
-)
+from neigenmaps.evaluation.alignments import Alignment, read_alignments, write_alignment
+from neigenmaps.evaluation.convergence import AlignmentSettings, Layer, Measure, Method, ReferencePanel, embed_layers
 from neigenmaps.evaluation.references import Reference
 from neigenmaps.training.datamodule import ViewsDataModule
 from neigenmaps.training.saved_models import reference_of

@@ -15,15 +15,8 @@ import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentError, ArgumentParser
 
 from neigenmaps.errors import InputError
-from neigenmaps.evaluation.convergence import (
-    Alignment,
-    Layer,
-    ReferencePanel,
-    alignment_path,
-    embed_layers,
-    read_alignments,
-    write_alignment,
-)
+from neigenmaps.evaluation.alignments import Alignment, alignment_path, read_alignments, write_alignment
+from neigenmaps.evaluation.convergence import Layer, ReferencePanel, embed_layers
 from neigenmaps.training.alignment_monitor import AlignmentMonitor
 from neigenmaps.training.datamodule import ViewsDataModule
 from neigenmaps.training.saved_models import Saved

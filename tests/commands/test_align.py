@@ -11,7 +11,7 @@ from watched_run import REFERENCES
 from neigenmaps.__main__ import main
 from neigenmaps.commands.align import named_references
 from neigenmaps.errors import CheckpointError, InputError
-from neigenmaps.evaluation.convergence import read_alignments
+from neigenmaps.evaluation.alignments import read_alignments
 from neigenmaps.evaluation.references import ModelReference, PixelReference
 from neigenmaps.training.saved_models import SavedReference, find_runs
 
@@ -63,6 +63,8 @@ def test_runs_beside_each_other(run: Path, tmp_path: Path, capsys: pytest.Captur
     assert found["merges"][0][:2] == [0, 1]  # the twins first
     page = (tmp_path / "out" / "comparison.html").read_text()
     assert "Tree of models" in page
+    assert "95 % intervals over the choice of probe images" in page
+    assert '"shuffled rows"' in page
     assert "2 runs and 2 references, on 56 images" in page
     assert "Comparison of all with all" in capsys.readouterr().out
 

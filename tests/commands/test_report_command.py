@@ -31,6 +31,11 @@ def test_what_the_alignments_say(run: Path) -> None:
     lfm = blocks["latent functional map, weighted overlap"]["series"]
     assert [one["name"] for one in lfm] == ["pca", "pixels", "shuffled rows"]
     assert lfm[0]["x"] == [0, 5, 10]
+    bounds = json.loads((run / "summary.json").read_text())["alignment_intervals"]
+    assert [lfm[0]["low"], lfm[0]["high"]] == [
+        [bounds[step]["pca/lfm"][end] for step in ("0", "5", "10")] for end in (0, 1)
+    ]
+    assert blocks["In the universe of the references"]["series"][1]["low"][-1] == bounds["10"]["universe/rank1"][0]
     assert lfm[0]["level"] == lfm[0]["y"][0]  # the untrained network
     drift = {one["name"]: one["y"] for one in blocks["Drift"]["series"]}
     assert drift["to the previous checkpoint"][0] is None

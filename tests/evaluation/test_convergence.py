@@ -9,13 +9,8 @@ from torch import Tensor
 
 from neigenmaps.data import ImageStore
 from neigenmaps.errors import CheckpointError, InputError, NonFiniteError, RowMismatchError, UnknownNameError
-from neigenmaps.evaluation.convergence import (
-    AlignmentSettings,
-    ReferencePanel,
-    read_alignment,
-    read_alignments,
-    write_alignment,
-)
+from neigenmaps.evaluation.alignments import read_alignment, read_alignments, write_alignment
+from neigenmaps.evaluation.convergence import AlignmentSettings, ReferencePanel
 
 SETTINGS = AlignmentSettings(n_eigenvectors=12, n_neighbors=15, n_permutations=99)
 

@@ -37,7 +37,7 @@ def sections() -> list[Section]:
         HOSTILE,
         "epoch",
         [
-            Series("ours", [0, 1, 2], [0.1, float("nan"), 0.3], low=[0, 0, 0.2], high=[0.2, 0.3, 0.4]),
+            Series("ours", [0, 1, 2], [0.1, float("nan"), 0.3], low=[None, 0, 0.2], high=[None, 0.3, 0.4]),
             Series("level", [0, 2], [0.5, 0.5], dashed=True, level=0.45),
         ],
     )
@@ -135,6 +135,7 @@ slider.value = 0; slider.dispatchEvent(new Event('input'));
 document.body.dataset.slid = String(end !== pixel()) + ' ' + document.querySelector('output').textContent;
 const svg = document.querySelector('svg'), box = svg.getBoundingClientRect();
 svg.dispatchEvent(new PointerEvent('pointermove', { clientX: box.left + box.width - 20, clientY: box.top + 20 }));
+document.body.dataset.broken = svg.innerHTML.includes('NaN') || svg.querySelector('polygon').points.length !== 4;
 document.body.dataset.tip = document.querySelector('.tip').textContent;
 document.querySelector('.legend button').click();
 document.body.dataset.curves = document.querySelectorAll('svg polyline').length;
@@ -165,6 +166,7 @@ def test_a_browser_draws_the_page_and_it_answers(page: Path, tmp_path: Path, wid
     assert body is not None
     said = dict(re.findall(r'data-(\w+)="([^"]*)"', body[1]))
     assert said["drawn"] == "8"
+    assert said["broken"] == "false"  # the band leaves out what nobody measured
     assert said["moved"] == "translate(0 127) translate(255 127)"
     assert said["named"] == "true"
     assert said["hidden"] == "none"

@@ -16,7 +16,8 @@ from pytorch_lightning.strategies import DDPStrategy
 from sklearn.datasets import load_digits
 from small_runs import make_data, make_module, make_trainer
 
-from neigenmaps.evaluation.convergence import ReferencePanel, read_alignments
+from neigenmaps.evaluation.alignments import read_alignments
+from neigenmaps.evaluation.convergence import ReferencePanel
 from neigenmaps.training import AlignmentMonitor
 from neigenmaps.training.offline_alignment import align_saved
 from neigenmaps.training.saved_models import find_runs

@@ -16,7 +16,8 @@ from small_runs import make_data, make_module, make_trainer
 
 from neigenmaps.alignment import storage
 from neigenmaps.errors import AlignmentWarning, InputError, NonFiniteError
-from neigenmaps.evaluation.convergence import AlignmentSettings, ReferencePanel, read_alignments
+from neigenmaps.evaluation.alignments import read_alignments
+from neigenmaps.evaluation.convergence import AlignmentSettings, ReferencePanel
 from neigenmaps.evaluation.references import parse_reference
 from neigenmaps.training import AlignmentMonitor, EigenmapModule, alignment_monitor
 

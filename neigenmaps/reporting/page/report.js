@@ -95,7 +95,8 @@ function lines(block) {
       if (off.has(i)) return;
       const ink = colour(s.colour ?? i);
       if (s.low && s.high) {
-        const edge = [...s.x.map((x, j) => [X(x), Y(s.high[j])]), ...s.x.map((x, j) => [X(x), Y(s.low[j])]).reverse()];
+        const known = [...s.x.keys()].filter((j) => s.low[j] !== null && s.high[j] !== null);
+        const edge = [...known.map((j) => [X(s.x[j]), Y(s.high[j])]), ...known.reverse().map((j) => [X(s.x[j]), Y(s.low[j])])];
         svg.append(shape("polygon", { points: edge.join(" "), fill: ink, opacity: 0.14 }));
       }
       if (s.level !== undefined) svg.append(shape("line", { class: "level", stroke: ink, x1: left, x2: W - right, y1: Y(s.level), y2: Y(s.level) }));
@@ -115,7 +116,7 @@ function lines(block) {
     const cursor = svg.querySelector(".cursor");
     cursor.setAttribute("x1", scales.X(x)); cursor.setAttribute("x2", scales.X(x));
     const values = scales.shown.filter((s) => s.x.includes(x)).map((s) => {
-      const j = s.x.indexOf(x), band = s.low && s.high ? ` (${short(s.low[j])} to ${short(s.high[j])})` : "";
+      const j = s.x.indexOf(x), band = (s.low?.[j] ?? null) !== null && s.high ? ` (${short(s.low[j])} to ${short(s.high[j])})` : "";
       return `${s.name}: ${short(s.y[j])}${band}`;
     });
     tip.show(event, [`${block.x_label} ${short(x)}`, ...values]);
