@@ -4,7 +4,7 @@
     mnist fashion_mnist cifar10 cifar100   through torchvision, from `root`
     stl10                                  as above; train holds 5,000 labelled images, then 100,000 with label -1
     some/file.npz                          arrays, see `neigenmaps.data.arrays`
-    some/folder                            image files, see `neigenmaps.data.folders`
+    some/folder, some/shard.tar            image files, or WebDataset shards, see `neigenmaps.data.folders`
 
 A label of -1 means unlabelled, everywhere. A name in this list wins over a folder of that name: write ./mnist for the folder.
 """
@@ -46,8 +46,8 @@ def load_splits(
 ) -> DatasetSplits:
     """The train and test part of the data set `name`, a known name or a path.
 
-    `root` and `download` concern torchvision's data sets; `cache_dir` and `max_unreadable_share` folders of images;
-    `test_share` folders and files that come without a split of their own. `image_size` makes the images square (shorter side
+    `root` and `download` concern torchvision's data sets; `cache_dir` and `max_unreadable_share` folders of images and of
+    shards; `test_share` what comes without a split of its own. `image_size` makes the images square (shorter side
     resized, centre kept); None keeps them, except in folders, where it stands for 64.
 
     Raises UnknownNameError for a name that is neither known nor a path, DataError if the data can't be used, InputError for
@@ -57,7 +57,7 @@ def load_splits(
     if name in DATASETS:
         return _resized(DATASETS[name](Path(root), download), image_size)
     path = Path(name).expanduser()
-    if path.is_dir():
+    if path.is_dir() or (path.is_file() and path.suffix == ".tar"):
         return load_folder(
             path,
             image_size=image_size,
@@ -68,10 +68,10 @@ def load_splits(
     if path.is_file() and path.suffix == ".npz":
         return load_npz(path, image_size=image_size, test_share=test_share)
     if path.exists():
-        raise DataError(f"{path}: expected a folder of images or an .npz file, got another kind of file")
+        raise DataError(f"{path}: expected a folder of images, a .tar or an .npz file, got another kind of file")
     if path.suffix or os.sep in name or "/" in name:
         raise DataError(
-            f"{path} does not exist; expected a folder of images, an .npz file, or one of {sorted(DATASETS)}"
+            f"{path} does not exist; expected a folder of images or tar shards, an .npz file, or one of {sorted(DATASETS)}"
         )
     raise UnknownNameError("data set", name, DATASETS)
 

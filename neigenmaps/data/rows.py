@@ -1,9 +1,10 @@
 """Images one after the other, with names, read only when they are asked for: what embedding a gallery needs.
 
     open_rows("path/to/folder", image_size=32)      names are paths within the folder; nothing is packed or cached
+    open_rows("path/to/shards", image_size=32)      names are shard.tar/member
     open_rows("cifar10", image_size=32)             names are train/0, train/1, ..., test/0, ...
 
-Files are decoded as `neigenmaps.data.folders` does it. Grey images become RGB and RGB ones grey, as `channels` says.
+Files are decoded as `neigenmaps.data.decoding` says. Grey images become RGB and RGB ones grey, as `channels` says.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import torch
 from torch import Tensor
 
 from neigenmaps.data.datasets import DATASETS, load_splits
-from neigenmaps.data.folders import decode_image, image_files
+from neigenmaps.data.decoding import decode_image
+from neigenmaps.data.listing import Listing, file_states, image_files
+from neigenmaps.data.shards import index_shards, shard_files, shard_root
 from neigenmaps.data.store import ImageStore
 from neigenmaps.errors import DataError, InputError
 
@@ -45,12 +48,12 @@ class ImageRows:
 def open_rows(
     data: str, *, image_size: int, channels: int = 3, root: str | Path = "data", download: bool = False
 ) -> ImageRows:
-    """Rows of a folder of images, an .npz, or a data set by name, both parts of it. Errors as `load_splits`."""
+    """Rows of a folder of images or tar shards, an .npz, or a data set by name, all parts of it. Errors as `load_splits`."""
     if image_size < 1 or channels not in (1, 3):
         raise InputError(f"expected image_size >= 1 and channels 1 or 3, got {image_size} and {channels}")
-    folder = Path(data).expanduser()
-    if data not in DATASETS and folder.is_dir():
-        return _folder_rows(folder, image_size, channels)
+    path = Path(data).expanduser()
+    if data not in DATASETS and (path.is_dir() or path.suffix == ".tar"):
+        return _file_rows(path, image_size, channels)
     splits = load_splits(data, root=root, download=download, image_size=image_size)
     names = tuple(
         f"{part}/{row}" for part, store in zip(("train", "test"), splits, strict=True) for row in range(len(store))
@@ -74,7 +77,7 @@ def read_image(path: str | Path, *, image_size: int, channels: int = 3) -> Tenso
     if image is None:
         why = "it cannot be read as an image" if path.is_file() else "there is no such file"
         raise DataError(f"{path}: expected an image file, but {why}")
-    return image
+    return torch.from_numpy(image)
 
 
 def with_channels(images: Tensor, channels: int) -> Tensor:
@@ -96,13 +99,20 @@ def store_with_channels(store: ImageStore, channels: int) -> ImageStore:
     return ImageStore.from_tensors(images.contiguous(), store.labels_N, class_names=store.class_names, source=source)
 
 
-def _folder_rows(folder: Path, image_size: int, channels: int) -> ImageRows:
-    files = image_files(folder, "")
-    states = [(folder / file).stat() for file in files]
-    facts = [str(folder.resolve()), files, [(state.st_size, state.st_mtime_ns) for state in states]]
+def _file_rows(path: Path, image_size: int, channels: int) -> ImageRows:
+    if shards := shard_files(path):
+        listing, files = index_shards(shard_root(path), shards), shards
+    else:
+        listing = Listing(path, tuple(image_files(path, "")), None)
+        files = listing.names
+    facts = [str(path.resolve()), listing.names, list(file_states(listing.root, files))]
+
+    def read_one(row: int) -> Tensor | None:
+        image = decode_image(listing.open(row), image_size, channels)
+        return None if image is None else torch.from_numpy(image)
 
     def read(rows: Sequence[int]) -> list[Tensor | None]:
         with ThreadPoolExecutor() as pool:  # PIL releases the interpreter while it decodes
-            return list(pool.map(lambda row: decode_image(folder / files[row], image_size, channels), rows))
+            return list(pool.map(read_one, rows))
 
-    return ImageRows(tuple(files), str(folder.resolve()), hashlib.sha256(json.dumps(facts).encode()).hexdigest(), read)
+    return ImageRows(listing.names, str(path.resolve()), hashlib.sha256(json.dumps(facts).encode()).hexdigest(), read)
