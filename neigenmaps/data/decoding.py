@@ -37,7 +37,7 @@ def decode_image(file: str | Path | BinaryIO, size: int, channels: int = 3) -> n
             array = np.asarray(_fit(upright if channels == 3 else upright.convert("L"), size))
     except UNREADABLE:
         return None
-    return np.ascontiguousarray(np.atleast_3d(array).transpose(2, 0, 1))
+    return np.atleast_3d(array).transpose(2, 0, 1).copy()
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -72,12 +72,10 @@ class ResumableWriter(StoreWriter):
         self._file.flush()
         os.fsync(self._file.fileno())
         facts = {"row_shape": self._row_shape, "rows": self._n_rows, "done": done, "skipped": list(skipped)}
-        contents = {"facts": np.frombuffer(json.dumps(facts).encode(), np.uint8)}
-        if self._labels:
-            self._labels = [torch.cat(self._labels)]
-            contents["labels"] = self._labels[0].numpy()
+        self._labels = [torch.cat(self._labels)] if self._labels else []
+        labels = self._labels[0].numpy() if self._labels else np.empty(0, np.int64)
         with whole_file(self._folder / PROGRESS) as path:
-            np.savez(path, **contents)
+            np.savez(path, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8), labels=labels)
         self._saved_at = time.monotonic()
 
     def finish(self, *, class_names: Sequence[str] = (), source: str, skipped: Sequence[str] = ()) -> None:
@@ -102,7 +100,7 @@ class ResumableWriter(StoreWriter):
         try:
             with np.load(self._folder / PROGRESS, allow_pickle=False) as saved:
                 facts = json.loads(saved["facts"].tobytes())
-                labels = [torch.from_numpy(saved["labels"])] if "labels" in saved else []
+                labels = [torch.from_numpy(saved["labels"])] if len(saved["labels"]) else []
             file = (self._folder / "images.npy").open("r+b")
         except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
             return False
