@@ -26,7 +26,7 @@ NOTE = (
 )
 CURVE_NOTE = (
     "Coloured bands: 95 % intervals over the choice of probe images. Grey: two standard deviations of what shuffled rows give. "
-    "Dotted: where a run began, untrained."
+    "Dotted: where a run began, untrained. Switch the shuffled rows off to look closer."
 )
 
 

@@ -96,7 +96,7 @@ _ALIGNMENT_NOTE = (
     "standard deviations of that null; a coloured one is where the curve would lie in 95 % of cases had other images of the same "
     "kind been embedded (jackknife over folds of the probe set). The first point is the untrained network, which shares the "
     "input's geometry and so lies above 0; the dotted line of each colour keeps its level, and what training adds or takes away "
-    "shows against it."
+    "shows against it. Switch the shuffled rows off to look closer."
 )
 CLOUD = 300  # points of a panel
 UNTRAINED, TRAINED = "this run, untrained", "this run"
