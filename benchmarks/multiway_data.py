@@ -66,12 +66,18 @@ def mfeat(folder: Path, seed: int) -> MatchedSpaces:
 
 def multi30k(folder: Path, seed: int, n_train: int = 5000) -> MatchedSpaces:
     """Captions of the same images in four languages: the first n_train training images, and 1,000 each to choose and test."""
-    with lzma.open(folder / "text" / "multi30k_task1.json.xz") as file:
-        captions = json.load(file)["task1"]
+    captions = read_captions(folder)
     parts = {"train": n_train, "val": 1000, "test_2016_flickr": 1000}
     texts = {language: [captions[part][language][:n] for part, n in parts.items()] for language in LANGUAGES}
     embedded = {language: embed_text(text, "word", seed) for language, text in texts.items()}
     return MatchedSpaces("Multi30k, 4 languages", *_by_part(embedded), None)
+
+
+def read_captions(folder: Path) -> dict[str, dict[str, list[str]]]:
+    """Multi30k's by part and language."""
+    with lzma.open(folder / "text" / "multi30k_task1.json.xz") as file:
+        captions: dict[str, dict[str, list[str]]] = json.load(file)["task1"]
+    return captions
 
 
 def sib200(folder: Path, seed: int, languages: list[str]) -> MatchedSpaces:
@@ -88,11 +94,11 @@ def sib200(folder: Path, seed: int, languages: list[str]) -> MatchedSpaces:
     return MatchedSpaces(f"SIB-200, {len(languages)} languages", *_by_part(embedded), labels)
 
 
-def embed_text(parts: list[list[str]], unit: str, seed: int) -> list[Tensor]:
+def embed_text(parts: list[list[str]], unit: str, seed: int, width: int = TEXT_WIDTH) -> list[Tensor]:
     """TF-IDF and truncated SVD of one language alone, fitted on the first part: words, or runs of 2 to 4 letters."""
     ngrams = (2, 4) if unit == "char_wb" else (1, 1)
     counts = TfidfVectorizer(analyzer=unit, ngram_range=ngrams, sublinear_tf=True, min_df=2)
-    svd = TruncatedSVD(TEXT_WIDTH, random_state=seed)
+    svd = TruncatedSVD(width, random_state=seed)
     first = svd.fit_transform(counts.fit_transform(parts[0]))
     return [torch.from_numpy(rows) for rows in (first, *(svd.transform(counts.transform(part)) for part in parts[1:]))]
 

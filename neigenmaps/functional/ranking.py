@@ -17,7 +17,7 @@ Letters: Q queries, N gallery rows, F feature width, C classes, B queries at a t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 import torch
@@ -225,14 +225,15 @@ def retrieval_map(
         InputError: an empty gallery, no query with a relevant item, an unknown metric, or chunk < 1.
     """
     _check_convention(convention)
-    precision, n_relevant = [], []
-    for gains_BN in _ranked_gains(
-        query_codes_QF, gallery_codes_NF, query_labels_Q, gallery_labels_N, metric=metric, chunk=chunk
-    ):
+
+    def score(gains_BN: Tensor) -> tuple[Tensor, ...]:
         relevant_BN = gains_BN > 0
-        precision.append(average_precision(relevant_BN, cutoff=cutoff, convention=convention))
-        n_relevant.append(relevant_BN.sum(dim=1))
-    average_precision_Q, answerable_Q = torch.cat(precision), torch.cat(n_relevant) > 0
+        return average_precision(relevant_BN, cutoff=cutoff, convention=convention), relevant_BN.any(dim=1)
+
+    average_precision_Q, answerable = _scores_of_queries(
+        score, query_codes_QF, gallery_codes_NF, query_labels_Q, gallery_labels_N, metric=metric, chunk=chunk
+    )
+    answerable_Q = answerable > 0
     counted_Q = torch.ones_like(answerable_Q) if convention == "retrieved_only" else answerable_Q
     mean = _mean(average_precision_Q, answerable_Q, counted_Q)
     return RankingScores(mean, average_precision_Q, int((~answerable_Q).sum()))
@@ -252,12 +253,10 @@ def retrieval_report(
 
     Raises InputError for k beyond the labelled gallery, and what `retrieval_map` raises.
     """
-    columns: list[Tensor] = []
-    for gains_BN in _ranked_gains(
-        query_codes_QF, gallery_codes_NF, query_labels_Q, gallery_labels_N, metric=metric, chunk=chunk
-    ):
+
+    def score(gains_BN: Tensor) -> tuple[Tensor, ...]:
         relevant_BN = gains_BN > 0
-        scores = (
+        return (
             average_precision(relevant_BN),
             average_precision_at_r(relevant_BN),
             precision_at_k(relevant_BN, k),
@@ -266,8 +265,10 @@ def retrieval_report(
             ndcg_at_k(gains_BN, k),
             relevant_BN.any(dim=1),
         )
-        columns.append(torch.stack([score.to(scores[0].dtype) for score in scores]))
-    *scores_Q, answerable = torch.cat(columns, dim=1)
+
+    *scores_Q, answerable = _scores_of_queries(
+        score, query_codes_QF, gallery_codes_NF, query_labels_Q, gallery_labels_N, metric=metric, chunk=chunk
+    )
     answerable_Q = answerable > 0
     ap, ap_at_r, precision, recall, rank, ndcg = (_mean(score_Q, answerable_Q, answerable_Q) for score_Q in scores_Q)
     return RetrievalReport(ap, ap_at_r, precision, recall, rank, ndcg, k, int((~answerable_Q).sum()))
@@ -301,6 +302,30 @@ def check_same_width(query_codes_QF: Tensor, gallery_codes_NF: Tensor) -> None:
             f"expected codes of one width, got {query_codes_QF.shape[1]} and {gallery_codes_NF.shape[1]}: "
             "cut both sets to the same length"
         )
+
+
+def _scores_of_queries(
+    score: Callable[[Tensor], tuple[Tensor, ...]],
+    queries: Tensor,
+    gallery: Tensor,
+    query_labels: Tensor,
+    gallery_labels: Tensor,
+    *,
+    metric: Metric,
+    chunk: int,
+) -> Tensor:
+    """(scores, Q) of what `score` says of the gains of a few queries at a time."""
+    scores: Tensor | None = None
+    done = 0
+    for gains_BN in _ranked_gains(queries, gallery, query_labels, gallery_labels, metric=metric, chunk=chunk):
+        columns = score(gains_BN)
+        if scores is None:  # in one place: small results kept between large blocks would hold these blocks' pages
+            scores = gains_BN.new_empty(len(columns), len(queries), dtype=_precise_dtype(gains_BN))
+        for row_Q, column_B in zip(scores, columns, strict=True):
+            row_Q[done : done + len(gains_BN)] = column_B
+        done += len(gains_BN)
+    assert scores is not None  # an empty set of queries was refused
+    return scores
 
 
 def _ranked_gains(

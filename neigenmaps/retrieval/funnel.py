@@ -106,8 +106,9 @@ class FunnelSearch:
     def calibrate(self, queries: Array, k: int = 10, *, target: float = 0.99) -> Self:
         """Choose the shortest `shortlists` whose expected recall of these queries' true k nearest is at least `target`.
 
-        Each stage may lose an equal share of what is left to lose. Costs an exhaustive search at every length. Choose
-        the target with a margin: other queries, fewer or harder, may fall below it.
+        What may be lost is lost where it spares most: in turn the neighbour is given up whose stage becomes cheapest by
+        it, in numbers read. Costs an exhaustive search at every length. Choose the target with a margin: other queries,
+        fewer or harder, may fall below it.
         Raises InputError unless 0 < target < 1, and what `search` raises.
         """
         if not 0 < target < 1:
@@ -115,13 +116,10 @@ class FunnelSearch:
         cut, _ = cut_queries(queries, self.store.width, self.stages[-1])
         self._check_k(k)
         _, truth_Qk = exhaustive(self.store, self._scorer, self._scorer.comparable(cut), k)
-        kept_share = 1 - (1 - target) / (len(self.stages) - 1)
-        shortlists: list[int] = []
-        for m in self.stages[:-1]:
-            positions = np.sort(self._positions(cut[:, :m], truth_Qk).ravel())
-            needed = int(positions[int(np.ceil(kept_share * len(positions))) - 1])
-            shortlists.append(max(k, min(needed, *shortlists) if shortlists else needed))
-        self.shortlists = tuple(shortlists)
+        positions_TS = np.stack([self._positions(cut[:, :m], truth_Qk).ravel() for m in self.stages[:-1]], axis=1)
+        may_lose = int((1 - target) * len(positions_TS) + 1e-9)
+        shortlists = _cheapest(positions_TS, np.array(self.stages[1:]), may_lose)
+        self.shortlists = tuple(max(k, n) for n in np.minimum.accumulate(shortlists).tolist())
         return self
 
     def _search_rows(self, cut_QK: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -166,3 +164,20 @@ class FunnelSearch:
         if len(given) != len(self.stages) - 1 or not falling:
             raise InputError(f"expected {len(self.stages) - 1} falling shortlists of at least 1, got {given}")
         return given
+
+
+def _cheapest(positions_TS: NDArray[np.int64], lengths_S: NDArray[np.int64], may_lose: int) -> NDArray[np.int64]:
+    """Shortlists (S,) that keep all but `may_lose` of T true neighbours, given the position of each in every stage.
+
+    A stage that hands on n rows makes the next one read n times its length; lost in one stage is lost in all. One after
+    the other the neighbour goes that spares most, which need not be the best set to lose.
+    """
+    in_reach = np.argsort(-positions_TS, axis=0, kind="stable")[: may_lose + 1]  # all others stay whatever is given up
+    positions_TS = positions_TS[np.unique(in_reach)]
+    for _ in range(may_lose):
+        worst_S = positions_TS.argmax(axis=0)
+        spared = [
+            lengths_S @ (positions_TS.max(axis=0) - np.delete(positions_TS, one, axis=0).max(axis=0)) for one in worst_S
+        ]
+        positions_TS = np.delete(positions_TS, worst_S[int(np.argmax(spared))], axis=0)
+    return positions_TS.max(axis=0)

@@ -6,6 +6,7 @@ import pytest
 from neigenmaps.errors import InputError, NonFiniteError, ShapeError
 from neigenmaps.retrieval import CodeStore, FunnelSearch, TruncatedIndex
 from neigenmaps.retrieval import shortlist as shortlist_module
+from neigenmaps.retrieval.funnel import _cheapest
 from neigenmaps.retrieval.shortlist import shortlist
 from oracles import retrieval as oracle
 
@@ -87,6 +88,18 @@ def test_calibration_reaches_its_target_and_not_by_far(target: float) -> None:
     assert FunnelSearch(gallery, (4, 12, 32), shortlists=shorter).recall(queries, 10).mean < target
     others = falling(150, seed=2)  # drawn alike, so that recall differs by chance only
     assert funnel.recall(others, 10).mean > target - 4 * funnel.recall(others, 10).standard_error
+
+
+def test_calibration_loses_no_more_than_allowed_and_where_it_is_cheap() -> None:
+    positions = np.random.default_rng(0).pareto(0.7, (300, 2)).astype(np.int64) + 1
+    lengths = np.array([12, 32])
+    shortlists = _cheapest(positions, lengths, may_lose=9)
+    assert (positions <= shortlists).all(axis=1).sum() >= 291
+    for first in range(10):  # giving up so many in the first stage, the rest in the second
+        kept = positions[np.argsort(positions[:, 0])[: 300 - first]]
+        split = np.array([kept[:, 0].max(), np.sort(kept[:, 1])[-1 - (9 - first)]])
+        assert lengths @ shortlists <= lengths @ split
+    np.testing.assert_array_equal(_cheapest(positions, lengths, may_lose=0), positions.max(axis=0))
 
 
 def test_default_shortlists_grow_with_k() -> None:
