@@ -325,6 +325,14 @@ def report(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def forget(record: dict[str, Any], kind: str, n_rows: int, width: int, contests: list[str]) -> None:
+    """Drop what was measured of these contests before."""
+    for result in record["results"]:
+        if (result["kind"], result["rows"], result["width"]) == (kind, n_rows, width):
+            result["runs"] = {name: runs for name, runs in result["runs"].items() if name not in contests}
+    record["results"] = [result for result in record["results"] if result["runs"]]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=["2000x128", "50000x128", "2000x768", "50000x768"])
@@ -334,7 +342,7 @@ def main() -> None:
     parser.add_argument("--network-seconds", type=float, default=120.0)
     parser.add_argument("--no-memory", action="store_true", help="leave out the further runs that measure memory")
     parser.add_argument("--streams", action="store_true", help="measure the memory of streams")
-    parser.add_argument("--append", action="store_true", help="keep what is already in the file --out")
+    parser.add_argument("--append", action="store_true", help="keep what else is already in the file --out")
     parser.add_argument("--report", action="store_true", help="only the tables, from the file --out")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "multiway_speed.json")
     arguments = parser.parse_args()
@@ -355,6 +363,7 @@ def main() -> None:
                         for contest in runs
                         for method in runs[contest]
                     }
+                forget(record, kind, n_rows, width, arguments.contests)
                 result = {"kind": kind, "rows": n_rows, "width": width, "runs": runs, "peak_megabytes": memory}
                 record["results"].append(result | {"threads": torch.get_num_threads()} | provenance(arguments.repeats))
                 with whole_file(arguments.out) as path:

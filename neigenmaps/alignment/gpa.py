@@ -21,14 +21,14 @@ from neigenmaps.alignment.linear import (
     simulated_rank,
 )
 from neigenmaps.alignment.rows import MatchedRows
-from neigenmaps.errors import ConvergenceWarning, InputError, UnknownNameError
+from neigenmaps.errors import ConvergenceWarning, InputError, NotFittedError, UnknownNameError
 from neigenmaps.functional.cross_moments import CrossMoments, block_slices, cross_moments
-from neigenmaps.functional.generalized_procrustes import ProcrustesConsensus, generalized_procrustes
+from neigenmaps.functional.generalized_procrustes import ProcrustesConsensus, generalized_procrustes, nuclear_bound
 from neigenmaps.functional.linear_maps import polar_factor
 from neigenmaps.functional.row_trust import consensus_trust
 
 ROBUST_ROUNDS, ROBUST_SWEEPS, ROBUST_FOLDS = 20, 3, 4
-FACTS = ("objective", "bound", "history", "converged")
+FACTS = ("objective", "history", "converged")
 
 
 def trusted_rows(rows: MatchedRows, random_state: int) -> Tensor:
@@ -54,15 +54,18 @@ class GPA(AbstractUniverseAligner):
         its cosine with the mean of the other spaces against that of permuted rows, in maps learned without it. Needs
         `fit`, 16 rows, and 3 spaces at least to tell whose row is wrong.
 
-    Fitted: maps_ by name; objective_ (mean over rows), bound_ (nuclear norms: no maps reach more), gap_ = 1 - objective_ /
-    bound_, history_ by sweep, converged_; when robust row_trust_, probabilities (N, M), else None. Axes of the universe are
-    those of the mean of all spaces, by falling variance.
+    tolerance: gain of a sweep, as a share of the objective, that is too little to go on.
+
+    Fitted: maps_ by name; objective_ (mean over rows), history_ by sweep, converged_; when robust row_trust_, probabilities
+    (N, M), else None. Axes of the universe are those of the mean of all spaces, by falling variance.
     """
 
     objective_: float
-    bound_: float
     history_: tuple[float, ...]
     converged_: bool
+    _bound: float | None
+    _n_rows: int
+    _n_spaces: int
 
     def __init__(
         self,
@@ -72,7 +75,7 @@ class GPA(AbstractUniverseAligner):
         model_weights: Mapping[str, float] | None = None,
         robust: bool = False,
         max_sweeps: int = 500,
-        tolerance: float = 1e-6,
+        tolerance: float = 2e-6,
         random_state: int = 0,
     ) -> None:
         self.n_components = n_components
@@ -84,7 +87,30 @@ class GPA(AbstractUniverseAligner):
         self.random_state = random_state
 
     @property
+    def bound_(self) -> float:
+        """Nuclear norms of the cross-covariances: no maps reach more. Computed when asked for.
+
+        Raises NotFittedError where rows were counted that the maps do not know.
+        """
+        self._check_fitted()
+        if self.moments_.n_rows != self._n_rows:
+            raise NotFittedError(
+                "expected maps of all rows, got rows that were counted since (solve=False): call refit"
+            )
+        if self._bound is None:
+            fitted = copy.copy(self)  # without newcomers, whom the objective does not know
+            fitted.moments_ = self.moments_.first(self._n_spaces)
+            self._bound = nuclear_bound(
+                fitted._standardized()[0],
+                fitted.moments_.widths,
+                n_components=self.n_components_,
+                model_weights_M=self._weights(self.names_[: self._n_spaces]),
+            )
+        return self._bound
+
+    @property
     def gap_(self) -> float:
+        """1 - objective_ / bound_: no better maps come nearer to 0 than this."""
         return 1 - self.objective_ / self.bound_
 
     def _learn(self, rows: MatchedRows) -> None:
@@ -186,8 +212,8 @@ class GPA(AbstractUniverseAligner):
         return result, forth_D, back_D
 
     def _adopt(self, names: tuple[str, ...], result: ProcrustesConsensus, forth_D: Tensor, back_D: Tensor) -> None:
-        self.objective_, self.bound_ = result.objective, result.bound
-        self.history_, self.converged_ = result.history, result.converged
+        self.objective_, self.history_, self.converged_ = result.objective, result.history, result.converged
+        self._bound, self._n_rows, self._n_spaces = None, self.moments_.n_rows, len(names)
         mean_D = self.moments_.means()
         self.maps_ = {
             name: SpaceMap(mean_D[own], forth_D[own, None] * result.maps_DK[own], result.maps_DK[own].T * back_D[own])
@@ -236,9 +262,10 @@ class GPA(AbstractUniverseAligner):
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, facts = super()._state()
-        return tensors, facts | {field: getattr(self, f"{field}_") for field in FACTS}
+        return tensors, facts | {field: getattr(self, f"{field}_") for field in FACTS} | {"n_spaces": self._n_spaces}
 
     def _restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         super()._restore(tensors, facts)
-        self.objective_, self.bound_ = float(facts["objective"]), float(facts["bound"])
+        self.objective_ = float(facts["objective"])
         self.history_, self.converged_ = tuple(facts["history"]), bool(facts["converged"])
+        self._bound, self._n_rows, self._n_spaces = None, self.moments_.n_rows, int(facts["n_spaces"])

@@ -45,17 +45,29 @@ class CrossMoments(NamedTuple):
             self.product_DD + other.product_DD,
         )
 
+    def first(self, n_spaces: int) -> "CrossMoments":
+        """Of the first spaces alone; shares the memory."""
+        width = sum(self.widths[:n_spaces])
+        return CrossMoments(
+            self.widths[:n_spaces],
+            self.n_rows,
+            self.origin_D[:width],
+            self.weight_MM[:n_spaces, :n_spaces],
+            self.sum_MD[:n_spaces, :width],
+            self.product_DD[:width, :width],
+        )
+
     def means(self) -> Tensor:
         """Weighted mean of every column over the rows its own space has, (D,)."""
         return self.origin_D + self._shift_D()
 
     def centred(self) -> Tensor:
         """sum of s_m s_n (x_m - mean_m)^T (x_n - mean_n), (D, D)."""
-        shift_D = self._shift_D()
-        columns = torch.tensor(self.widths, device=shift_D.device)
-        mixed_DD = self.sum_MD.T.repeat_interleave(columns, dim=1) * shift_D
-        both_DD = self.weight_MM.repeat_interleave(columns, 0).repeat_interleave(columns, 1)
-        return self.product_DD - mixed_DD - mixed_DD.T + both_DD * torch.outer(shift_D, shift_D)
+        shift_MD = torch.zeros_like(self.sum_MD)
+        for m, columns in enumerate(block_slices(self.widths)):
+            shift_MD[m, columns] = self.sum_MD[m, columns] / self.weight_MM[m, m]
+        twice_MD = self.sum_MD - self.weight_MM @ shift_MD / 2
+        return self.product_DD.addmm(twice_MD.T, shift_MD, alpha=-1).addmm_(shift_MD.T, twice_MD, alpha=-1)
 
     def extended(
         self, known: Sequence[int], spaces: Sequence[Tensor], scale_NM: Tensor | None = None
@@ -120,6 +132,7 @@ def cross_moments(
     Rows of weight 0 must be finite all the same. origin_D: of earlier moments that these shall be merged with.
     """
     widths = tuple(x_NF.shape[1] for x_NF in spaces)
+    columns = block_slices(widths)
     if origin_D is None:
         origin_D = _origin(spaces, scale_NM)
     weight_MM = origin_D.new_zeros(len(widths), len(widths))
@@ -128,7 +141,10 @@ def cross_moments(
     for scale_BM, rows_BD in _chunks(spaces, scale_NM, origin_D):
         weight_MM.addmm_(scale_BM.T, scale_BM)
         sum_MD.addmm_(scale_BM.T, rows_BD)
-        product_DD.addmm_(rows_BD.T, rows_BD)
+        for own in columns:  # of a pair and its mirror image one is enough
+            product_DD[own, own.start :].addmm_(rows_BD[:, own].T, rows_BD[:, own.start :])
+    for own in columns:
+        product_DD[own.stop :, own] = product_DD[own, own.stop :].T
     return CrossMoments(widths, len(spaces[0]), origin_D, weight_MM, sum_MD, product_DD)
 
 

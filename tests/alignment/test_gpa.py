@@ -1,6 +1,7 @@
 """GPA as an object: planted turns, ranks, weights, wrong and missing rows, newcomers."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from neigenmaps.alignment import GCCA, GPA, Procrustes
-from neigenmaps.errors import ConvergenceWarning, InputError, UnknownNameError
+from neigenmaps.errors import ConvergenceWarning, InputError, NotFittedError, UnknownNameError
 from oracles import alignment as oracle
 from oracles.geometry_correction import planted as planted_sets
 from oracles.planted_alignment import cosines, normal, partly_shared, rank1, rotation, turned
@@ -91,6 +92,28 @@ def test_gap_to_the_bound_and_history() -> None:
     maps = [aligner.maps_[name].to_FK.numpy() for name in spaces]
     maps = [r / np.linalg.norm(r) * 8**0.5 for r in maps]
     assert oracle.agreement(maps, [x.numpy() for x in scaled]) / 200 == pytest.approx(aligner.objective_)
+
+
+def test_the_bound_is_that_of_what_was_aligned(tmp_path: Path) -> None:
+    """Neither newcomers nor files change it; rows that maps do not know of do."""
+    spaces = turned(200, 8, "abcd", noise=1.0)
+    aligner = GPA(model_weights={"b": 2.0}).fit({name: spaces[name] for name in "abc"})
+    scaled = [x - x.mean(0) for x in spaces.values()]
+    scaled = [weight * x / x.square().sum(1).mean().sqrt() for weight, x in zip((1, 2, 1), scaled, strict=False)]
+    expected = sum(np.linalg.norm(scaled[m].T @ scaled[n] / 200, "nuc") for m in range(3) for n in range(m))
+    aligner.save(tmp_path / "before")
+    assert aligner.bound_ == pytest.approx(expected, rel=1e-10)
+    fresh = GPA.load(tmp_path / "before")
+    fresh.add("d", spaces["d"], against={"a": spaces["a"]})
+    fresh.save(tmp_path / "after")
+    for other in (fresh, GPA.load(tmp_path / "after")):
+        assert other.bound_ == pytest.approx(expected, rel=1e-10)
+        assert other.gap_ == pytest.approx(aligner.gap_, abs=1e-10)
+    assert aligner.partial_fit({name: spaces[name] for name in "abc"}).gap_ == pytest.approx(aligner.gap_, abs=1e-10)
+    aligner.partial_fit({name: spaces[name] for name in "abc"}, solve=False)
+    with pytest.raises(NotFittedError, match="call refit"):
+        _ = aligner.bound_
+    assert aligner.refit().bound_ == pytest.approx(expected, rel=1e-10)
 
 
 def test_running_out_of_sweeps_is_said() -> None:

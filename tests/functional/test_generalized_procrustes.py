@@ -7,7 +7,7 @@ from torch import Tensor
 
 from neigenmaps.errors import InputError, ShapeError
 from neigenmaps.functional.cross_moments import block_slices, cross_moments
-from neigenmaps.functional.generalized_procrustes import ProcrustesConsensus, generalized_procrustes
+from neigenmaps.functional.generalized_procrustes import ProcrustesConsensus, generalized_procrustes, nuclear_bound
 from neigenmaps.functional.linear_maps import polar_factor
 from oracles import alignment as oracle
 from oracles.planted_alignment import normal, partly_shared, rotation, turned
@@ -20,6 +20,11 @@ def centred(spaces: dict[str, Tensor]) -> list[Tensor]:
 def solve(xs: list[Tensor], **options: object) -> ProcrustesConsensus:
     moments = cross_moments(xs)
     return generalized_procrustes(moments.centred(), moments.widths, tolerance=1e-14, max_sweeps=5000, **options)  # type: ignore[arg-type]
+
+
+def bound(xs: list[Tensor], rank: int | None = None) -> float:
+    moments = cross_moments(xs)
+    return nuclear_bound(moments.centred(), moments.widths, n_components=rank)
 
 
 def blocks(result: ProcrustesConsensus, xs: list[Tensor]) -> list[Tensor]:
@@ -48,7 +53,7 @@ def test_planted_turns_are_recovered() -> None:
     for m in range(4):
         for n in range(4):
             assert torch.allclose(xs[m] @ maps[m] @ maps[n].T, xs[n], atol=1e-10)
-    assert result.objective == pytest.approx(result.bound, rel=1e-12)
+    assert result.objective == pytest.approx(bound(xs), rel=1e-12)
 
 
 def test_objective_is_the_agreement_of_rows_and_never_falls() -> None:
@@ -58,7 +63,7 @@ def test_objective_is_the_agreement_of_rows_and_never_falls() -> None:
     assert result.objective == pytest.approx(expected, rel=1e-10)
     steps = np.diff(result.history)
     assert steps.min() >= -1e-10 * result.objective
-    assert result.objective <= result.bound
+    assert result.objective <= bound(xs)
 
 
 def test_plain_alternation_on_rows_ends_at_the_same_objective() -> None:
@@ -113,7 +118,7 @@ def test_unequal_widths_and_any_rank(n_components: int | None) -> None:
         small = block @ block.T if x.shape[1] <= rank else block.T @ block
         assert torch.allclose(small, torch.eye(len(small), dtype=torch.float64), atol=1e-10)
     assert np.diff(result.history).min() >= -1e-10 * result.objective
-    assert result.objective <= result.bound
+    assert result.objective <= bound(xs, rank)
     axes = torch.stack([x @ block for x, block in zip(xs, blocks(result, xs), strict=True)]).sum(0)
     covariance = axes.T @ axes
     assert torch.allclose(covariance, covariance.diagonal().diag(), atol=1e-8)
@@ -139,8 +144,38 @@ def test_bad_arguments_are_named() -> None:
     cross = torch.eye(6, dtype=torch.float64)
     with pytest.raises(ShapeError, match="6, 6"):
         generalized_procrustes(cross[:5], [3, 3])
-    with pytest.raises(InputError, match="at least 2 spaces"):
-        generalized_procrustes(cross, [6])
+    for function in (generalized_procrustes, nuclear_bound):
+        with pytest.raises(InputError, match="at least 2 spaces"):
+            function(cross, [6])
     for wrong in (0, 4):
         with pytest.raises(InputError, match="largest width"):
             generalized_procrustes(cross, [3, 3], n_components=wrong)
+
+
+def test_large_problems_are_swept_in_single_precision_and_finished_in_double(monkeypatch: pytest.MonkeyPatch) -> None:
+    xs = centred(turned(300, 12, "abcd", noise=1.0))
+    moments = cross_moments(xs)
+    exact = generalized_procrustes(moments.centred(), moments.widths, tolerance=1e-6)
+    monkeypatch.setattr("neigenmaps.functional.generalized_procrustes.LARGEST_DOUBLE", 10)
+    single = generalized_procrustes(moments.centred(), moments.widths, tolerance=1e-6)
+    assert single.maps_DK.dtype == torch.float64
+    assert not torch.equal(single.maps_DK, exact.maps_DK)
+    assert single.objective == pytest.approx(exact.objective, rel=2e-6)
+    for block in blocks(single, xs):
+        assert torch.allclose(block.T @ block, torch.eye(12, dtype=torch.float64), atol=1e-13)
+    expected = oracle.agreement([r.numpy() for r in blocks(single, xs)], [x.numpy() for x in xs])
+    assert single.objective == pytest.approx(expected, rel=1e-12)
+    tight = generalized_procrustes(moments.centred(), moments.widths, tolerance=1e-12)
+    assert tight.objective == pytest.approx(exact.objective, rel=2e-6)
+    assert np.diff(tight.history).min() >= -1e-12 * tight.objective  # float32 would not show it
+
+
+def test_many_columns_begin_at_the_widest_space_and_end_at_the_same_objective() -> None:
+    full = turned(900, 140, "abcd", noise=1.0)
+    xs = centred({**full, "a": full["a"][:, :130]})
+    hub, columns = solve(xs).objective, block_slices([x.shape[1] for x in xs])
+    eye_DK = torch.cat([torch.eye(x.shape[1], 140, dtype=torch.float64) for x in xs])
+    assert len(eye_DK) > 512
+    assert columns[0].stop == 130
+    assert solve(xs, start_DK=eye_DK).objective == pytest.approx(hub, rel=1e-4)
+    assert hub > 0.9 * bound(xs)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from neigenmaps.errors import InputError, NonFiniteError, RowMismatchError, ShapeError
-from neigenmaps.functional.linear_maps import AffineMap, orthogonal_map, polar_factor, ridge_map
+from neigenmaps.functional.linear_maps import AffineMap, nearest_orthogonal, orthogonal_map, polar_factor, ridge_map
 from oracles import alignment as oracle
 
 
@@ -150,3 +150,38 @@ def test_each_bad_input_is_named() -> None:
         ridge_map(x, x, ridge=float("nan"))
     with pytest.raises(ShapeError, match="wrong space"):
         AffineMap(x.T, x[:, 0])(x.T)
+
+
+@pytest.mark.parametrize("shape", [(9, 9), (12, 5), (5, 12), (1, 4), (4, 1)])
+@pytest.mark.parametrize("condition", [1.0, 1e2, 1e5, 1e9, float("inf")])
+def test_a_quick_polar_factor_is_as_near_as_was_asked(shape: tuple[int, int], condition: float) -> None:
+    rank = min(shape)
+    left, right = (torch.linalg.qr(normal(n, rank, seed=n)).Q for n in shape)
+    values = torch.ones(rank, dtype=torch.float64)
+    if rank > 1:
+        values[-1] = 1 / condition
+    matrix = left * values @ right.T
+    for error in (1e-3, 1e-9):
+        found = polar_factor(matrix, error=error)
+        small = found @ found.T if shape[0] < shape[1] else found.T @ found
+        assert torch.allclose(small, torch.eye(rank, dtype=torch.float64), atol=error)
+        if condition < 1e9:
+            assert torch.allclose(found, left @ right.T, atol=error)
+        gain = (found * matrix).sum()
+        assert gain == pytest.approx(values.sum().item(), rel=error**2 + 1e-12)
+    assert polar_factor(torch.zeros(shape, dtype=torch.float64), error=1e-3).isfinite().all()
+
+
+def test_the_quick_way_is_taken_where_it_is_good_enough() -> None:
+    well, ill = normal(40, 8, seed=0), normal(40, 8, seed=1) * 10.0 ** -torch.arange(0, 16, 2).double()
+    assert not torch.equal(polar_factor(well, error=1e-3), polar_factor(well))
+    assert torch.allclose(polar_factor(well, error=1e-3), polar_factor(well), atol=1e-13)
+    assert torch.equal(polar_factor(ill, error=1e-3), polar_factor(ill))
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (9, 4), (4, 9)])
+def test_the_nearest_orthogonal_map_is_the_polar_factor(shape: tuple[int, int]) -> None:
+    near = polar_factor(normal(*shape, seed=0)) + 1e-2 * normal(*shape, seed=1)
+    assert torch.allclose(nearest_orthogonal(near), polar_factor(near), atol=1e-13)
+    exact = polar_factor(near)
+    assert torch.allclose(nearest_orthogonal(exact), exact, atol=1e-14)
