@@ -24,6 +24,7 @@ from neigenmaps.functional.kernels import arc_cosine_kernel, polynomial_kernel, 
 from neigenmaps.functional.rayleigh_ritz import RitzResult, ritz_from_moments
 from neigenmaps.graphs.graph import Graph, as_graph, checked_features, graph_from_edges
 from neigenmaps.graphs.network import ResidualMLP
+from neigenmaps.graphs.node_kernel import NodeKernel, NodeOperator
 from neigenmaps.graphs.operators import (
     Block,
     KernelOperator,
@@ -53,7 +54,8 @@ class NeuralEigenmap(TransformerMixin, BaseEstimator):
 
     kernel: "rbf" (when neither is given), "polynomial", "arc_cosine", "neighbors" (the walk on the neighbour graph of X);
         a function of two tensors (N, F), (M, F) -> (N, M); a matrix (N, N) over the rows of X, of which only asked rows
-        and columns are read (array, memory map, SciPy sparse); a `NeighborGraph` over the rows of X.
+        and columns are read (array, memory map, SciPy sparse); a `NeighborGraph` over the rows of X; a `NodeKernel`, for
+        nodes with features: the constant is taken off there.
     kernel_params: arguments of `neigenmaps.functional.kernels`, or of `neighbor_graph`. gamma of "rbf" is 1 / (F var X)
         unless given.
     pairs: a graph over the rows of X: edges (E, 2), or what `as_graph` takes. walk_steps: how far apart a pair is;
@@ -64,8 +66,9 @@ class NeuralEigenmap(TransformerMixin, BaseEstimator):
         first solves the whole graph's smoothest functions and fits the network to them: ten times as fast, or more.
     span: "hidden" solves the last layer over all hidden units; "outputs" only orders the n_components outputs that were
         trained, which is less exact on the rows given and follows them less where there are few.
-    scaling: "unit" variance, or "sqrt_eigenvalue", with which inner products are the kernel. most_rows: of the square of
-        kernel values summed at the end. ridge: as in `ritz_from_moments`.
+    scaling: "unit" variance; "sqrt_eigenvalue", with which inner products are the kernel; "eigenvalue", with which they are
+        the kernel applied twice: better where labels are few. most_rows: of the square of kernel values summed at the end.
+    ridge: as in `ritz_from_moments`.
     hidden, depth, batch_norm, drop_features: of the network. device: X's when None.
 
     NumPy in, NumPy out; a tensor in, a tensor out, in its precision and on its device. X may be CSR.
@@ -89,7 +92,7 @@ class NeuralEigenmap(TransformerMixin, BaseEstimator):
         shift: float = 0.0,
         solver: Literal["objective", "eigenvectors"] = "objective",
         span: Literal["hidden", "outputs"] = "hidden",
-        scaling: Scaling = "unit",
+        scaling: Scaling | Literal["eigenvalue"] = "unit",
         hidden: int = 256,
         depth: int = 2,
         batch_norm: bool = False,
@@ -160,8 +163,9 @@ class NeuralEigenmap(TransformerMixin, BaseEstimator):
         rows = self._rows(X, reset=False)
         device = next(self.network_.parameters()).device
         phi_QK = in_chunks(lambda rows_BF: self.ritz_(self._functions(rows_BF.to(device))), rows, device)
-        if self.scaling == "sqrt_eigenvalue":
-            phi_QK = phi_QK * self.ritz_.eigenvalues.clamp_min(0).sqrt()
+        if self.scaling != "unit":
+            power = 0.5 if self.scaling == "sqrt_eigenvalue" else 1.0
+            phi_QK = phi_QK * self.ritz_.eigenvalues.clamp_min(0) ** power
         if isinstance(X, Tensor):
             return phi_QK.to(X if X.is_floating_point() else rows)
         return phi_QK.cpu().numpy().astype(np.float32 if getattr(X, "dtype", None) == np.float32 else np.float64)
@@ -227,6 +231,8 @@ class NeuralEigenmap(TransformerMixin, BaseEstimator):
                 "expected a graph for solver='eigenvectors', got a kernel: kernel='neighbors' joins near rows, pairs=... takes "
                 "edges; other kernels are learned by solver='objective'"
             )
+        if isinstance(kernel, NodeKernel):
+            return NodeOperator(rows, kernel, shift=self.shift, device=device)
         block = self._block(kernel, rows, parameters)
         return KernelOperator(rows, block, shift=self.shift, most_rows=self.most_rows, device=device)
 
@@ -292,8 +298,8 @@ class NeuralEigenmap(TransformerMixin, BaseEstimator):
             raise InputError(f"expected solver 'objective' or 'eigenvectors', got {self.solver!r}")
         if self.span not in ("hidden", "outputs"):
             raise InputError(f"expected span 'hidden' or 'outputs', got {self.span!r}")
-        if self.scaling not in ("unit", "sqrt_eigenvalue"):
-            raise InputError(f"expected scaling 'unit' or 'sqrt_eigenvalue', got {self.scaling!r}")
+        if self.scaling not in ("unit", "sqrt_eigenvalue", "eigenvalue"):
+            raise InputError(f"expected scaling 'unit', 'sqrt_eigenvalue' or 'eigenvalue', got {self.scaling!r}")
         if self.n_components < 1 or self.batch_size < 2 or self.max_steps < 0 or self.most_rows < 2:
             raise InputError(
                 "expected n_components >= 1, batch_size >= 2, max_steps >= 0 and most_rows >= 2, got "
