@@ -49,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", nargs="+", choices=get_args(Layer), help="the first one leads (default backbone)")
     parser.add_argument("--n-eigenvectors", type=int, help="smooth functions that are compared (default 30)")
     parser.add_argument("--n-permutations", type=int, help="of every null (default 49)")
+    parser.add_argument(
+        "--refit", action="store_true", default=None, help="fit the universe with every checkpoint in it, not beside it"
+    )
     parser.add_argument("--out", type=Path, help="folder of the results instead of each run's alignment/")
     parser.add_argument("--cache", type=Path, help="folder that keeps the references' features and bases")
     add_place_arguments(parser)
@@ -70,7 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
             f"{run_folder(next(iter(runs.values())))} has no config.yaml with an AlignmentMonitor that says which images to "
             "embed: name them with --probe, such as --probe digits"
         )
-    asked = {name: getattr(arguments, name) for name in ("n_eigenvectors", "n_permutations")}
+    asked = {name: getattr(arguments, name) for name in ("n_eigenvectors", "n_permutations", "refit")}
     settings = replace(monitor.settings, **{name: value for name, value in asked.items() if value is not None})
     known = monitor.references if arguments.references is None else named_references(arguments.references)
     layers: tuple[Layer, ...] = tuple(arguments.layers or monitor.layers)

@@ -49,6 +49,7 @@ from neigenmaps.evaluation.fold_intervals import (
 )
 from neigenmaps.evaluation.references import Reference
 from neigenmaps.features import fingerprint_rows
+from neigenmaps.functional.linear_maps import polar_factor
 from neigenmaps.functional.pair_ranking import pair_ranks
 from neigenmaps.functional.similarity import Similarity, linear_cka, mutual_knn, procrustes_distance
 from neigenmaps.nn import NeuralEigenmapModel
@@ -66,6 +67,7 @@ MEASURES: Mapping[str, Callable[..., Similarity]] = {
     "procrustes": procrustes_distance,
 }
 LEAST_ROWS = 40
+NEWCOMER = " checkpoint"  # among the universe's names, where a reference may be called as it likes
 CHUNK = 512  # images of one pass
 REFERENCE = "Reference"  # kind of file
 COMPARABLE = ("probe", "references", "settings")  # facts that must agree in one curve
@@ -76,7 +78,8 @@ class AlignmentSettings:
     """What is measured. n_permutations: of every null. n_neighbors: of the graphs; None as in `lfm_similarity`.
 
     n_components: leading principal components that Procrustes and the universe see of every space: their cost is cubic in
-    it, and what lies beyond is mostly noise.
+    it, and what lies beyond is mostly noise. refit: fit the universe anew with every checkpoint in it, on a par with the
+    references, in place of adding it to theirs: slower, and no more one universe for all checkpoints.
     """
 
     methods: Sequence[Method] = ("lfm", "gcpa")
@@ -86,6 +89,7 @@ class AlignmentSettings:
     n_permutations: int = 49
     n_components: int = 64
     seed: int = 0
+    refit: bool = False
 
     def __post_init__(self) -> None:
         for kind, names, known in (
@@ -150,10 +154,7 @@ class ReferencePanel:
         if "gcpa" in self.settings.methods and len(references) >= 2:
             known = {name: rows_NK[self.fit_rows] for name, rows_NK in self.leading.items()}
             self.universe = GCPA(random_state=self.settings.seed).fit(known)
-            self.placed = {  # a newcomer changes no map
-                name: self.universe.transform(rows_NK[self.held_rows], source=name)
-                for name, rows_NK in self.leading.items()
-            }
+            self.placed = self._placed(self.universe)  # a newcomer changes no map
             middle_HK = torch.stack(list(self.placed.values())).mean(dim=0)
             # two axes that no checkpoint changes, so that its rows can be followed through training
             self.axes_K2 = torch.linalg.svd(middle_HK - middle_HK.mean(dim=0), full_matrices=False).Vh[:2].T
@@ -161,7 +162,9 @@ class ReferencePanel:
 
     def measured(self, alignment: Alignment) -> bool:
         """Whether an alignment was measured on these images, with these references and settings."""
-        return all(alignment.facts.get(name) == self.facts[name] for name in COMPARABLE)
+        missing = {"refit": False}  # what files from before it was a choice do not say
+        facts = alignment.facts | {"settings": missing | alignment.facts.get("settings", {})}
+        return all(facts.get(name) == self.facts[name] for name in COMPARABLE)
 
     def align(
         self,
@@ -205,10 +208,12 @@ class ReferencePanel:
                 drift = self._similarity(basis, previous.basis(layer))
                 values[layer]["previous"] = {"lfm": _facts(drift.panel["weighted_overlap"])}
             if self.universe is not None:
-                universe[layer], ranked, arrays[f"{layer}/places"] = self._newcomer(self.universe, leading_NK)
+                universe[layer], ranked, places = self._newcomer(self.universe, leading_NK)
                 intervals[layer] |= ranked
+                arrays[f"{layer}/places"] = places.pop(NEWCOMER)
+                for name, places_H2 in places.items():
+                    arrays.setdefault(f"places/{name}", places_H2)  # as the first layer's universe has them
         if self.universe is not None:
-            arrays |= {f"places/{name}": self.places(rows_HK) for name, rows_HK in self.placed.items()}
             arrays["places_rows"] = self.held_rows
         return Alignment(values, universe, arrays, step, epoch, self.facts | {"bases": bases}, intervals)
 
@@ -248,15 +253,21 @@ class ReferencePanel:
         """Rows of the universe on its two leading axes."""
         return (rows_HK @ self.axes_K2).float()
 
-    def _newcomer(self, universe: GCPA, leading_NK: Tensor) -> tuple[Facts, dict[str, Interval], Tensor]:
-        """The checkpoint in the universe: its map from one half of the rows, its numbers and places on the other."""
+    def _newcomer(self, universe: GCPA, leading_NK: Tensor) -> tuple[Facts, dict[str, Interval], dict[str, Tensor]]:
+        """The checkpoint in the universe: its map from one half of the rows, its numbers on the other, and places of all."""
         grown = copy.copy(universe)
         certificate = grown.add(
-            "checkpoint", leading_NK[self.fit_rows], permutations=self.settings.n_permutations, doubt_above=1.0
+            NEWCOMER, leading_NK[self.fit_rows], permutations=self.settings.n_permutations, doubt_above=1.0
         )  # p is among the facts
-        held = grown.transform(leading_NK[self.held_rows], source="checkpoint")
+        placed, turn_KK = self.placed, torch.eye(self.axes_K2.shape[0]).to(self.axes_K2)
+        if self.settings.refit:
+            grown.refit()
+            placed = self._placed(grown)
+            before, after = (torch.cat(list(one.values())) for one in (self.placed, placed))
+            turn_KK = polar_factor(after.T @ before)  # a new universe has axes of its own
+        held = grown.transform(leading_NK[self.held_rows], source=NEWCOMER)
         hits = {}
-        for name, theirs in self.placed.items():
+        for name, theirs in placed.items():
             for direction, (queries, gallery) in {"to": (held, theirs), "from": (theirs, held)}.items():
                 hits[f"rank1_{direction}_{name}"] = pair_ranks(queries, gallery).first_rank_Q == 1
         hits_NR = torch.stack(list(hits.values()), dim=1).double()
@@ -268,7 +279,14 @@ class ReferencePanel:
             for name, value in values.items()
         }
         facts: Facts = {"agreement": certificate.agreement, "p": certificate.p_value}
-        return facts | values, intervals, self.places(held)
+        places = {name: self.places(rows_HK @ turn_KK) for name, rows_HK in (placed | {NEWCOMER: held}).items()}
+        return facts | values, intervals, places
+
+    def _placed(self, universe: GCPA) -> dict[str, Tensor]:
+        """The references' held-out rows in a universe."""
+        return {
+            name: universe.transform(rows_NK[self.held_rows], source=name) for name, rows_NK in self.leading.items()
+        }
 
     def _leading(self, rows_NF: Tensor) -> Tensor:
         """Principal components; axes from the half of the rows that the universe is fitted on."""

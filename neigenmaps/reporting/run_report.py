@@ -138,6 +138,7 @@ def _universe_lines(alignments: Sequence[Alignment], layer: str) -> Lines | None
     if not found:
         return None
     steps = [one.step for one in found]
+    refit = found[-1].facts["settings"].get("refit", False)
     names = {"agreement": "agreement (mean cosine)", "rank1": "Rank-1, mean", "worst_rank1": "Rank-1, worst pair"}
     series = [
         Series(
@@ -152,7 +153,8 @@ def _universe_lines(alignments: Sequence[Alignment], layer: str) -> Lines | None
         "In the universe of the references",
         "step",
         series,
-        "Held-out rows; the universe is fitted once, without the model.",
+        "Held-out rows; the universe is fitted "
+        + ("anew with every checkpoint in it." if refit else "once, without the model."),
     )
 
 
@@ -171,15 +173,16 @@ def _places(alignments: Sequence[Alignment], layer: str, probe: ImageStore | Non
     shown = [one for one in alignments if f"{layer}/places" in one.arrays]
     if not shown:
         return None
-    rows, last = shown[-1].arrays["places_rows"], shown[-1].arrays
+    rows = shown[-1].arrays["places_rows"]
     keep = torch.linspace(0, len(rows) - 1, min(CLOUD, len(rows))).round().long()
     panels = {TRAINED: torch.stack([one.arrays[f"{layer}/places"][keep] for one in shown])}
     for name in references_of(alignments, layer):
-        panels[name] = last[f"places/{name}"][None, keep]
+        at = [one.arrays[f"places/{name}"][keep] for one in shown]
+        panels[name] = torch.stack(at if any(not torch.equal(one, at[-1]) for one in at) else at[-1:])
     labels_N, names = _classes(probe, len(alignments[-1].basis(layer).eigenvectors_NK))
     note = (
-        "Held-out images on the two leading axes of the universe, which is fitted to the references alone: the same image lies at "
-        "the same place in every model that agrees with them."
+        "Held-out images on the two leading axes of the universe, fitted as above: the same image lies at the same place in every "
+        "model that agrees with it."
     )
     steps = [f"step {one.step}" for one in shown]
     return Places("The universe", steps, panels, labels_N[rows[keep]].tolist(), names, note)

@@ -31,7 +31,7 @@ class AlignmentMonitor(Callback):
     references: by name, a `Reference` or a short text, see `neigenmaps.evaluation.references`. probe_size: held-out images
     of the data module, evenly spread; probe_dataset: other images, by name or path. every_n_epochs or every_n_steps.
     layers: the first one is logged as `align/<reference>/<measure>`, further ones with `/<layer>` behind. methods, measures,
-    n_eigenvectors, n_neighbors, n_permutations: see `AlignmentSettings`. cache: folder for what belongs to the references.
+    n_eigenvectors, n_neighbors, n_permutations, refit: see `AlignmentSettings`. cache: folder for what belongs to the references.
     background: measure on a thread while training goes on; None does so on a GPU, and where other processes would wait.
     stop_when_still: ends training when the calibrated likeness to the previous checkpoint has reached this for three
     checks in a row. Warns when the mean alignment falls by more than 0.2 below its best: divergence or collapse.
@@ -53,6 +53,7 @@ class AlignmentMonitor(Callback):
         n_eigenvectors: int = 30,
         n_neighbors: int | None = None,
         n_permutations: int = 49,
+        refit: bool = False,
         cache: str | None = None,
         background: bool | None = None,
         stop_when_still: float | None = None,
@@ -65,7 +66,7 @@ class AlignmentMonitor(Callback):
             raise InputError("expected at least one layer, 'backbone' or 'projector', got none")
         named = {"pixels": "pixels"} if references is None else references
         self.references = {name: reference_of(text) if isinstance(text, str) else text for name, text in named.items()}
-        self.settings = AlignmentSettings(methods, measures, n_eigenvectors, n_neighbors, n_permutations)
+        self.settings = AlignmentSettings(methods, measures, n_eigenvectors, n_neighbors, n_permutations, refit=refit)
         self.probe_size, self.probe_dataset, self.layers = probe_size, probe_dataset, tuple(layers)
         self.every_n_steps = every_n_steps
         self.every_n_epochs = 1 if every_n_epochs is None and every_n_steps is None else every_n_epochs

@@ -47,6 +47,17 @@ def test_other_references_need_a_folder_of_their_own(run: Path) -> None:
         main(["align", str(run), "--references", "pixels"])
 
 
+def test_a_universe_with_the_checkpoints_in_it(run: Path, tmp_path: Path) -> None:
+    main(["align", str(run), "--out", str(tmp_path), "--refit"])
+    there = {one.step: one for one in read_alignments(run / "alignment")}
+    for one in read_alignments(tmp_path / run.name):
+        assert one.facts["settings"]["refit"] is True
+        assert one.headlines()["pca/lfm"] == pytest.approx(there[one.step].headlines()["pca/lfm"], abs=1e-6)
+        assert one.universe != there[one.step].universe
+    with pytest.raises(SystemExit, match="other settings"):
+        main(["align", str(run), "--refit"])
+
+
 def test_runs_beside_each_other(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "runs"
     for name in ("twin a", "twin b"):

@@ -1,5 +1,6 @@
 """Alignment with references: 1 with itself, 0 when rows are shuffled, unmoved by rotations, and kept in files."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,14 @@ def test_what_belongs_to_references_is_cached(probe: ImageStore, tmp_path: Path)
     assert first == second
     ReferencePanel({"a": Once(cloud(1, 30))}, probe.subset(torch.arange(N - 1, -1, -1)), SETTINGS, cache=tmp_path)
     assert Once.calls == 2  # other rows, other file
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(CheckpointError, match="delete it and measure again"):
+        ReferencePanel({"a": Once(cloud(1, 30))}, probe, SETTINGS, cache=tmp_path)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    ReferencePanel({"a": Once(cloud(1, 30))}, probe, SETTINGS, cache=tmp_path)
+    assert Once.calls == 3
 
 
 def test_files_keep_everything(panel: ReferencePanel, tmp_path: Path) -> None:
@@ -121,3 +130,30 @@ def test_what_cannot_be_measured(panel: ReferencePanel, probe: ImageStore) -> No
         AlignmentSettings(measures=["procrustis"])  # type: ignore[list-item]
     with pytest.raises(InputError, match="at least 2"):
         AlignmentSettings(n_permutations=1)
+
+
+def test_a_universe_fitted_anew_with_the_checkpoint(panel: ReferencePanel, probe: ImageStore) -> None:
+    models = {"a": Planted(cloud(1, 30), "a"), "b": Planted(cloud(2, 20), "b")}
+    refitting = ReferencePanel(models, probe, replace(SETTINGS, refit=True))
+    layers = {"backbone": cloud(3, 40, noise=0.05)}
+    added, refitted = panel.align(layers), refitting.align(layers)
+    assert refitted.values == added.values
+    assert refitted.universe["backbone"]["rank1"] > 0.4  # chance is 1 / 75
+    assert refitted.universe["backbone"] != added.universe["backbone"]
+    again = refitting.align(layers)
+    assert again.universe == refitted.universe  # the panel's own universe was not touched
+    placed = {name: refitted.arrays[f"places/{name}"] for name in ("a", "b")}
+    for name, before in placed.items():
+        moved = (before - added.arrays[f"places/{name}"]).norm() / before.norm()
+        assert 0 < moved < 0.3, name  # another universe, turned to where the references' own was
+    assert not refitting.measured(added)
+    said = {name: value for name, value in added.facts["settings"].items() if name != "refit"}
+    older = replace(added, facts=added.facts | {"settings": said})  # as files from before that say it
+    assert panel.measured(older)
+    assert not refitting.measured(older)
+
+
+def test_a_reference_may_be_called_checkpoint(probe: ImageStore) -> None:
+    models = {"checkpoint": Planted(cloud(1, 30), "a"), "b": Planted(cloud(2, 20), "b")}
+    found = ReferencePanel(models, probe, SETTINGS).align({"backbone": cloud(1, 30)})
+    assert found.universe["backbone"]["rank1_to_checkpoint"] == 1.0
