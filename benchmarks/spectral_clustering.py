@@ -3,9 +3,10 @@
     python benchmarks/spectral_clustering.py                               # digits
     python benchmarks/spectral_clustering.py --data FOLDER --sets digits mfeat mnist --rows 1250 5000 20000 70000
 
-FOLDER/multiview/mfeat.npz holds six views and labels, FOLDER/mnist/mnist.npz x_train, y_train, x_test, y_test. Every method gets the same
-rows, four fifths of the set, and those that can label the rest. Each runs in a process of its own on one thread; it is ended
-at `--limit` seconds, and is not run again on larger parts of the same set. Peak memory includes Python, torch and the data.
+FOLDER/multiview/mfeat.npz holds six views and labels, FOLDER/mnist/mnist.npz x_train, y_train, x_test, y_test. Every method
+gets the same rows, four fifths of the set, and labels the rest if it can. Each runs in a process of its own on one thread and is
+ended at `--limit` CPU seconds or `--memory` GB; then it is not run on larger parts of the set. Imports are not counted. Peak
+memory includes Python, torch and the data. Results are added to those in `--out`.
 
     neural              NeuralSpectralClustering, default settings
     neural, objective   the same graph, functions learned from pairs alone, 1,000 steps
@@ -16,6 +17,7 @@ at `--limit` seconds, and is not run again on larger parts of the same set. Peak
 """
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import resource
@@ -35,6 +37,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from neigenmaps.files import whole_file
 from neigenmaps.graphs import NeuralEigenmap, NeuralSpectralClustering
 from neigenmaps.provenance import provenance
+from neigenmaps.reporting.tables import MISSING
 from neigenmaps.spectral import neighbor_graph
 
 Array = NDArray[Any]
@@ -87,8 +90,13 @@ def scores(labels: Array, found: Array) -> dict[str, float]:
     return {"ari": adjusted_rand_score(labels, found), "nmi": normalized_mutual_info_score(labels, found)}
 
 
-def measure(answer: Connection, name: str, folder: Path, rows: int, method: str, seed: int) -> None:
+def measure(
+    answer: Connection, limit: int, memory: int, name: str, folder: Path, rows: int, method: str, seed: int
+) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_AS, (memory << 30, memory << 30))
     torch.set_num_threads(1)
+    torch.optim.AdamW([torch.zeros(1)])  # imports a second's worth of torch
     warnings.filterwarnings("ignore", message="Graph is not fully connected")
     x, labels = load(name, folder, rows)
     order = np.random.default_rng(seed).permutation(len(x))
@@ -109,15 +117,16 @@ def measure(answer: Connection, name: str, folder: Path, rows: int, method: str,
     answer.send(result | {"peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20})
 
 
-def in_own_process(limit: float, *arguments: Any) -> dict[str, Any] | None:
-    """What `measure` sends; None where it takes too long or is ended, as for want of memory."""
+def in_own_process(*arguments: Any) -> dict[str, Any] | None:
+    """What `measure` sends; None where it is ended before."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=measure, args=(theirs, *arguments))
     process.start()
     theirs.close()
     try:
-        return ours.recv() if ours.poll(limit) else None
+        found: dict[str, Any] = ours.recv()
+        return found
     except EOFError:
         return None
     finally:
@@ -128,6 +137,8 @@ def in_own_process(limit: float, *arguments: Any) -> dict[str, Any] | None:
 def table(results: list[dict[str, Any]]) -> str:
     """One line for every method on every set, mean and standard deviation over seeds."""
     head = ["rows", "method", "n", "ARI %", "NMI %", "unseen ARI %", "CPU s", "peak GB"]
+    order = {name: place for place, name in enumerate(["digits", "mfeat", "mnist", *METHODS])}
+    results = sorted(results, key=lambda one: (order[one["set"]], one["rows"], order[one["method"]]))
     text, groups = "", {(one["set"], one["rows"], one["method"]): [] for one in results}
     for one in results:
         groups[one["set"], one["rows"], one["method"]].append(one)
@@ -137,7 +148,7 @@ def table(results: list[dict[str, Any]]) -> str:
             if of != name:
                 continue
             if "ari" not in runs[0]:
-                cells = ["–"] * 4 + [f"> {runs[0]['limit']:.0f} or out of memory", "–"]
+                cells = [MISSING] * 4 + [f"ended at {runs[0]['limit']} s or {runs[0]['memory']} GB", MISSING]
             else:
                 percents = [
                     _spread([100 * run.get(key, np.nan) for run in runs]) for key in ("ari", "nmi", "unseen_ari")
@@ -150,7 +161,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 def _spread(values: list[float], digits: int = 1) -> str:
     if np.isnan(values).any():
-        return "–"
+        return MISSING
     mean = f"{np.mean(values):.{digits}f}"
     return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
 
@@ -162,27 +173,31 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[5000], help="of mnist")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
-    parser.add_argument("--limit", type=float, default=600, help="seconds for one fit")
+    parser.add_argument("--limit", type=int, default=600, help="CPU seconds of one process")
+    parser.add_argument("--memory", type=int, default=16, help="GB of one process")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "spectral_clustering.json")
     arguments = parser.parse_args()
-    results: list[dict[str, Any]] = []
-    record = {"provenance": provenance(arguments.seeds), "results": results}
+    record: dict[str, Any] = {"provenance": [], "results": []}
+    if arguments.out.exists():
+        record = json.loads(arguments.out.read_text())
+    record["provenance"].append(provenance(arguments.seeds))
+    results = record["results"]
     given_up = set()
     for name in arguments.sets:
         for rows in arguments.rows if name == "mnist" else [0]:
-            for method in arguments.methods:
-                for seed in arguments.seeds:
-                    if (name, method) in given_up:
-                        break
-                    found = in_own_process(arguments.limit, name, arguments.data, rows, method, seed)
-                    seen = int(0.8 * len(load(name, arguments.data, rows)[1]))
-                    result = {"set": name, "rows": seen, "seed": seed, "method": method}
-                    if found is None:
-                        given_up.add((name, method))
-                    results.append(result | (found or {"limit": arguments.limit}))
-                    print(results[-1], flush=True)
-                    with whole_file(arguments.out) as path:
-                        path.write_text(json.dumps(record, indent=1) + "\n")
+            seen = int(0.8 * len(load(name, arguments.data, rows)[1]))
+            for method, seed in itertools.product(arguments.methods, arguments.seeds):
+                if (name, method) in given_up:
+                    continue
+                found = in_own_process(arguments.limit, arguments.memory, name, arguments.data, rows, method, seed)
+                if found is None:
+                    given_up.add((name, method))
+                key = {"set": name, "rows": seen, "seed": seed, "method": method}
+                results[:] = [one for one in results if any(one[k] != value for k, value in key.items())]
+                results.append(key | (found or {"limit": arguments.limit, "memory": arguments.memory}))
+                print(results[-1], flush=True)
+                with whole_file(arguments.out) as path:
+                    path.write_text(json.dumps(record, indent=1) + "\n")
     with whole_file(arguments.out.with_suffix(".md")) as path:
         path.write_text(table(results))
 
