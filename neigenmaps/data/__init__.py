@@ -2,7 +2,7 @@
 
 from neigenmaps.data.augmentation import BatchAugmentation, apply_augmentation
 from neigenmaps.data.datasets import load_splits
-from neigenmaps.data.laws import ViewLaw, byol_laws, digits_law, mnist_law, simclr_cifar_law
+from neigenmaps.data.laws import SmallViews, ViewLaw, byol_laws, digits_law, mnist_law, simclr_cifar_law
 from neigenmaps.data.packing import StoreWriter, write_store
 from neigenmaps.data.parameters import AugmentationParameters, LawAssignment, sample_parameters
 from neigenmaps.data.rows import ImageRows, open_rows, read_image
@@ -16,6 +16,7 @@ __all__ = [
     "ImageRows",
     "ImageStore",
     "LawAssignment",
+    "SmallViews",
     "StoreWriter",
     "ViewLaw",
     "apply_augmentation",

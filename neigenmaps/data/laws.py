@@ -101,6 +101,26 @@ class ViewLaw:
         return self.grayscale > 0 or (self.jitter_prob > 0 and (self.saturation > 0 or self.hue > 0))
 
 
+@dataclass(frozen=True)
+class SmallViews:
+    """Further views of each image, smaller in pixels and hence cheap, such as crops of a small share of the area.
+
+    count: how many, at least 2. size: their side in pixels. laws: as `BatchAugmentation` takes them. Raises InputError for fewer
+    views or pixels, or no law.
+    """
+
+    laws: tuple[ViewLaw, ...]
+    size: int
+    count: int = 4
+
+    def __post_init__(self) -> None:
+        if self.count < 2 or self.size < 1 or not self.laws:
+            raise InputError(
+                f"SmallViews: expected at least 2 views (a single one has no pair of its own), a size >= 1 and a law, got "
+                f"{self.count}, {self.size} and {len(self.laws)} law(s)"
+            )
+
+
 def _check_range(name: str, value: float | tuple[float, float] | None, low: float, high: float) -> None:
     if value is None:
         return

@@ -1,6 +1,8 @@
 """Objectives as modules: they hold hyper-parameters, and call one function of `functional.eigenmap` (or lightly, for rivals)."""
 
 import abc
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from lightly.loss import BarlowTwinsLoss, NTXentLoss, VICRegLoss
@@ -20,6 +22,8 @@ from neigenmaps.functional.eigenmap import (
     separating_alpha,
     spectral_contrastive_loss,
 )
+from neigenmaps.functional.multi_view import centred, over_pairs
+from neigenmaps.functional.nested_terms import Reduce
 
 
 class Objective(nn.Module, abc.ABC):
@@ -27,6 +31,10 @@ class Objective(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def forward(self, z1: Tensor, z2: Tensor) -> EigenmapResult: ...
+
+    def over_pairs(self, views: Sequence[Tensor], groups: Sequence[int]) -> EigenmapResult:
+        """`functional.multi_view.over_pairs` of this objective: V views (B, k), so many in each group."""
+        return over_pairs(self, views, groups)
 
     def doubt(self, batch: int, width: int) -> str | None:
         """Why this objective may not tell all functions apart at this batch size and width, and what to do; or None."""
@@ -51,6 +59,16 @@ class NestedLowRank(Objective):
 
     def forward(self, z1: Tensor, z2: Tensor) -> EigenmapResult:
         return nested_low_rank_loss(z1, z2, nesting=self.nesting)
+
+    def over_pairs(
+        self, views: Sequence[Tensor], groups: Sequence[int], *, reduce: Reduce | None = None
+    ) -> EigenmapResult:
+        """Centred by the mean of all views, so that the constant goes and nothing else. reduce: as in the function."""
+        if len(views) == 2:
+            return self(*views) if reduce is None else nested_low_rank_loss(*views, nesting=self.nesting, reduce=reduce)
+        loss = partial(nested_low_rank_loss, nesting=self.nesting, center=False, reduce=reduce)
+        precise = [view.to(torch.promote_types(view.dtype, torch.float32)) for view in views]
+        return over_pairs(loss, centred(precise, reduce=reduce), groups)
 
 
 class NeuralEigenmap(Objective):

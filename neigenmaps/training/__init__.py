@@ -9,10 +9,12 @@ from neigenmaps.training.datamodule import RowLoader, ViewsDataModule
 from neigenmaps.training.gather import gather_rows
 from neigenmaps.training.module import EigenmapModule
 from neigenmaps.training.ritz import FitRitz, fit_ritz, ritz_of
+from neigenmaps.training.weight_averaging import EMAWeights
 
 __all__ = [
     "AlignmentMonitor",
     "CollapseGuard",
+    "EMAWeights",
     "EigenmapCLI",
     "EigenmapModule",
     "FitRitz",

@@ -34,6 +34,7 @@ from neigenmaps.training.datamodule import ViewsDataModule
 from neigenmaps.training.module import EigenmapModule
 from neigenmaps.training.parser import SuggestingParser
 from neigenmaps.training.ritz import FitRitz
+from neigenmaps.training.weight_averaging import EMAWeights
 
 STAMP = "NEIGENMAPS_RUN_STAMP"  # processes that Lightning starts inherit it, and so agree on the run folder
 
@@ -104,6 +105,9 @@ class EigenmapCLI(LightningCLI):
         parser.add_argument("--run.keep_every_n_epochs", type=int, default=100, help="how often a checkpoint is kept")
         parser.add_argument(
             "--run.ritz_pairs", type=int, default=16384, help="pairs that order the functions at the end"
+        )
+        parser.add_argument(
+            "--run.ema_decay", type=float | None, default=None, help="average weights over about 1 / (1 - decay) steps"
         )
         parser.add_argument(
             "--resume",
@@ -233,6 +237,8 @@ class EigenmapCLI(LightningCLI):
         callbacks: list[Callback] = []
         if config.trainer.enable_progress_bar is not False:
             callbacks.append(RunProgressBar())  # before the next, whose work it announces
+        if run.ema_decay is not None:
+            callbacks.append(EMAWeights(run.ema_decay))  # before the next, which orders the averaged network
         callbacks.append(self.ordering(run.ritz_pairs, folder / "last.ckpt" if keeps else None))
         if keeps:
             # by default Lightning would save after validations only, and a killed run would lose all epochs since the last one

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from neigenmaps.data import BatchAugmentation, DatasetSplits, ImageStore, ViewLaw, load_splits
+from neigenmaps.data import BatchAugmentation, DatasetSplits, ImageStore, SmallViews, ViewLaw, load_splits
 from neigenmaps.errors import InputError
 from neigenmaps.training.gather import process
 
@@ -130,7 +130,9 @@ class ViewsDataModule(RowsDataModule):
     laws: one `ViewLaw`, or several of which each view of each image draws one; without any, views are the images themselves,
     and training is refused. batch_size: of all processes together.
     seed: of the order of rows and of the views. resident: keep the images in the device's memory (None: when they take less
-    than 30 % of it). probe_size: images of each split that callbacks look at during training.
+    than 30 % of it; else a batch comes through pinned memory while the device computes). probe_size: images of each split that
+    callbacks look at during training. n_views: of each image in a training step. small_views: more of them, of fewer pixels; what
+    is measured, and the order at the end, are of pairs of the others.
     """
 
     def __init__(
@@ -147,15 +149,23 @@ class ViewsDataModule(RowsDataModule):
         probe_size: int = 2048,
         test_share: float = 0.2,
         max_unreadable_share: float = 0.01,
+        n_views: int = 2,
+        small_views: SmallViews | None = None,
     ) -> None:
-        if batch_size < 2 or probe_size < 2:
-            raise InputError(f"expected batch_size and probe_size of at least 2, got {batch_size} and {probe_size}")
+        if batch_size < 2 or probe_size < 2 or n_views < 2:
+            raise InputError(
+                f"expected batch_size, probe_size and n_views of at least 2, got {batch_size}, {probe_size} and {n_views}"
+            )
         super().__init__(batch_size, seed)
         self.dataset, self.root, self.download = dataset, root, download
         self.image_size, self.cache_dir = image_size, cache_dir
         self.test_share, self.max_unreadable_share = test_share, max_unreadable_share
         self.resident, self.probe_size = resident, probe_size
+        self.n_views, self.small_views = n_views, small_views
         self.augmentation = BatchAugmentation([ViewLaw()] if laws is None else laws)
+        self._training = [BatchAugmentation(self.augmentation.laws, n_views)]
+        if small_views is not None:
+            self._training.append(BatchAugmentation(small_views.laws, small_views.count, small_views.size))
         self._placed: dict[Part, Tensor] = {}
 
     def prepare_data(self) -> None:
@@ -194,23 +204,33 @@ class ViewsDataModule(RowsDataModule):
     def val_dataloader(self) -> RowLoader:
         return RowLoader("probe", len(self.probe), CHUNK, seed=self.seed, shuffle=False)
 
+    def transfer_batch_to_device(
+        self, batch: dict[str, Any], device: torch.device, dataloader_idx: int
+    ) -> dict[str, Any]:
+        """Row numbers go to where the images lie, so that nothing has to wait for the device to read them."""
+        return batch | {"index": batch["index"].to(self._place(batch["part"], device).device), "device": device}
+
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Tensor]:
-        images = self._images(batch["part"], batch["index"])
-        return {"images": images, "views": self._views(images, batch["seed"])}
+        """`images`, `views` (V, B, C, H, W) and, in training where there are any, `small_views`."""
+        images = self._images(batch["part"], batch["index"], batch.get("device", batch["index"].device))
+        makers = self._training if batch["part"] == "train" else [self.augmentation]
+        generator = self._generator(batch["seed"], images.device)
+        views = [augmentation(images, generator) for augmentation in makers]
+        return {"images": images} | dict(zip(("views", "small_views"), views, strict=False))
 
     def training_batch(self, epoch: int, number: int, device: torch.device) -> dict[str, Tensor]:
         """Images and views of one training batch, whenever it was or will be seen."""
         loader = self._shuffled(len(self.splits.train))
         batch = loader.batch(loader.order(epoch), epoch, number)
-        return self.on_after_batch_transfer(batch | {"index": batch["index"].to(device)}, 0)
+        return self.on_after_batch_transfer(self.transfer_batch_to_device(batch, device, 0), 0)
 
     def training_views(self, n_passes: int, device: torch.device) -> Iterator[Tensor]:
-        """Views (V, B, C, H, W) of all training images, `n_passes` times; each process yields its share of the chunks."""
+        """Pairs of views (2, B, C, H, W) of all training images, `n_passes` times; each process yields its share of chunks."""
         rank, world = process()
         chunks = torch.arange(len(self.splits.train)).split(CHUNK)
         for number in range(rank, n_passes * len(chunks), world):
-            images = self._images("train", chunks[number % len(chunks)].to(device))
-            yield self._views(images, mix(self.seed, -1, number))
+            images = self._images("train", chunks[number % len(chunks)], device)
+            yield self.augmentation(images, self._generator(mix(self.seed, -1, number), device))
 
     def _load(self) -> DatasetSplits:
         return load_splits(
@@ -223,17 +243,22 @@ class ViewsDataModule(RowsDataModule):
             max_unreadable_share=self.max_unreadable_share,
         )
 
-    def _images(self, part: Part, index: Tensor) -> Tensor:
+    def _images(self, part: Part, index: Tensor, device: torch.device) -> Tensor:
+        images = self._place(part, device)
+        rows = images[index.to(images.device)]
+        if rows.device == device:
+            return rows
+        # from pageable memory the copy would wait for all that the device has been given to do
+        return (rows.pin_memory() if device.type == "cuda" else rows).to(device, non_blocking=True)
+
+    def _place(self, part: Part, device: torch.device) -> Tensor:
+        """All images of a part, in the device's memory or as they were opened."""
         if part not in self._placed:
-            store = self.splits.train if part == "train" else self.probe
-            self._placed[part] = self._place(store.images_NCHW, index.device)
-        images = self._placed[part]
-        return images[index.to(images.device)].to(index.device, non_blocking=True)
+            images = (self.splits.train if part == "train" else self.probe).images_NCHW
+            fits = device.type == "cuda" and images.nbytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[1]
+            self._placed[part] = images.to(device) if (fits if self.resident is None else self.resident) else images
+        return self._placed[part]
 
-    def _place(self, images: Tensor, device: torch.device) -> Tensor:
-        fits = device.type == "cuda" and images.nbytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[1]
-        return images.to(device) if (fits if self.resident is None else self.resident) else images
-
-    def _views(self, images_BCHW: Tensor, seed: int) -> Tensor:
-        generator = torch.Generator(device=images_BCHW.device).manual_seed(seed)
-        return self.augmentation(images_BCHW, generator)
+    @staticmethod
+    def _generator(seed: int, device: torch.device) -> torch.Generator:
+        return torch.Generator(device=device).manual_seed(seed)

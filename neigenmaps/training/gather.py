@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from neigenmaps.errors import ShapeError
-from neigenmaps.functional.eigenmap import EigenmapResult, nested_low_rank_loss
+from neigenmaps.functional.eigenmap import EigenmapResult
 from neigenmaps.nn import NestedLowRank, Objective
 
 MULTIPLICATIONS_PER_NUMBER = 1000
@@ -21,22 +21,22 @@ def process() -> tuple[int, int]:
     return 0, 1
 
 
-def global_loss(objective: Objective, z1: Tensor, z2: Tensor) -> EigenmapResult:
+def global_loss(objective: Objective, *views: Tensor, groups: Sequence[int] | None = None) -> EigenmapResult:
     """The objective on the rows of all processes; DDP's mean over processes of its gradients is that of one process.
 
-    By moments (k x k sums are sent, each process works on its own rows) where the objective can and `exchange` finds it cheaper;
-    else by gathering (rows are sent, each process does all the work). Every process must hold the same number of rows.
+    views: two, or more in `groups` (all in one when None), as in `Objective.over_pairs`. By moments (k x k sums are sent, each
+    process works on its own rows) where the objective can and `exchange` finds it cheaper; else by gathering (rows are sent, each
+    process does all the work). Every process must hold the same number of rows.
     """
     world = process()[1]
+    groups = (len(views),) if groups is None else groups
+    batch, width = world * len(views[0]), views[0].shape[1]
     if world == 1:
-        result: EigenmapResult = objective(z1, z2)
-    elif isinstance(objective, NestedLowRank) and exchange(z1.shape[1], world * len(z1), world) == "moments":
-        result = nested_low_rank_loss(
-            *(_TimesWorld.apply(z) for z in (z1, z2)), nesting=objective.nesting, reduce=sum_over_processes
-        )
-    else:
-        result = objective(gather_rows(z1), gather_rows(z2))
-    return result
+        return objective.over_pairs(views, groups)
+    if isinstance(objective, NestedLowRank) and exchange(width, batch, world) == "moments":
+        scaled = [_TimesWorld.apply(z) for z in views]
+        return objective.over_pairs(scaled, groups, reduce=sum_over_processes)
+    return objective.over_pairs([gather_rows(z) for z in views], groups)
 
 
 def exchange(width: int, batch: int, world: int) -> Literal["moments", "gather"]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from neigenmaps.errors import CheckpointError, IdentifiabilityWarning, InputError, NonFiniteError
 from neigenmaps.nn import NestedLowRank, NeuralEigenmapModel, Objective
+from neigenmaps.nn.encoders import feature_width
 from neigenmaps.training.collapse_guard import CollapseGuard
 from neigenmaps.training.datamodule import ViewsDataModule
 from neigenmaps.training.gather import global_loss
@@ -76,15 +77,17 @@ class EigenmapModule(pl.LightningModule):
         self._guarded = False
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        codes_VBK = self.views_to_codes(batch["views"])
-        result = global_loss(self.objective, *codes_VBK)
+        """codes: of the views, without the small ones."""
+        by_size = [self.views_to_codes(batch[name]) for name in ("views", "small_views") if name in batch]
+        views = [codes_BK for codes_VBK in by_size for codes_BK in codes_VBK]
+        result = global_loss(self.objective, *views, groups=[len(codes_VBK) for codes_VBK in by_size])
         self.log("train/loss", result.loss, prog_bar=True)
         self.log("train/alignment", result.alignment)
         self.log("train/orthogonality", result.orthogonality)
-        return {"loss": result.loss, "codes": codes_VBK.detach()}
+        return {"loss": result.loss, "codes": by_size[0].detach()}
 
     def views_to_codes(self, views_VBCHW: Tensor) -> Tensor:
-        """All views in one forward pass, so that they share BatchNorm statistics: (V, B, C, H, W) -> (V, B, K)."""
+        """Views of one size in one forward pass, so that they share BatchNorm statistics: (V, B, C, H, W) -> (V, B, K)."""
         codes_NK: Tensor = self.model(views_VBCHW.flatten(0, 1)).codes
         return codes_NK.unflatten(0, views_VBCHW.shape[:2])
 
@@ -120,6 +123,19 @@ class EigenmapModule(pl.LightningModule):
                 f"the images of {data.dataset!r} have {height}x{width} pixels, the model expects {size}x{size}: "
                 f"set data.image_size to {size}{other if height == width else ', which makes them square'}"
             )
+
+        if data.small_views is not None:
+            self._check_small(data.small_views.size, channels)
+
+    def _check_small(self, size: int, channels: int) -> None:
+        try:
+            feature_width(self.model.backbone, channels, size)
+        except (RuntimeError, AssertionError, InputError) as error:  # too small for its pooling; transformers assert
+            raise InputError(
+                f"data.small_views.size: this backbone does not take images of {size}x{size} pixels ({error}). Set it to "
+                "model.image_size, choose a backbone that averages over positions, or for transformers "
+                "model.backbone_options.dynamic_img_size"
+            ) from error
 
     def check_resume(self, checkpoint: Mapping[str, Any]) -> None:
         """As `check_checkpoint`; CheckpointError also when the optimizer is another one."""

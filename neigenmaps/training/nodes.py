@@ -1,7 +1,8 @@
-"""Nodes instead of images: the ends of random edges are the two views, a residual perceptron reads their features.
+"""Nodes instead of images: a residual perceptron reads their features, the graph says how near any two of them are.
 
-`python train.py fit --config configs/cora.yaml`. What is trained sees one node at a time; the graph is only asked which two
-nodes make a pair, so that nodes that come later are embedded by their features alone.
+`python train.py fit --config configs/cora.yaml`. What is trained sees one node at a time; the graph is only asked for the
+kernel between the nodes of a batch, or which two nodes make a pair, so that nodes that come later are embedded by their
+features alone.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import scipy.sparse as sp  # type: ignore[import-untyped]
@@ -19,9 +20,11 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from neigenmaps.errors import CheckpointError, DataError, InputError, NonFiniteError, NotFittedError
+from neigenmaps.functional.kernel_moments import nested_low_rank_kernel_loss
 from neigenmaps.functional.rayleigh_ritz import ritz_from_moments
-from neigenmaps.graphs import Graph, read_graph
+from neigenmaps.graphs import Graph, NodeKernel, read_graph
 from neigenmaps.graphs.network import ResidualMLP
+from neigenmaps.graphs.node_kernel import NodeOperator
 from neigenmaps.graphs.operators import Rows, WalkOperator, in_chunks, take
 from neigenmaps.nn import NestedLowRank, Objective
 from neigenmaps.nn.encoders import evaluation_mode
@@ -36,24 +39,36 @@ from neigenmaps.training.optimizers import (
     restore_generators,
     warmup_cosine,
 )
+from neigenmaps.types import Scaling
 
 
 class NodesDataModule(RowsDataModule):
-    """Pairs of nodes `walk_steps` steps apart, as many an epoch as the graph has edges, drawn anew by (seed, epoch, batch).
+    """Batches of nodes with the kernel between them, or of pairs of nodes, drawn anew by (seed, epoch, batch).
 
     graph: path of an npz file as `neigenmaps.graphs.read_graph` reads it. batch_size: of all processes together.
+    source: "kernel", `NodeKernel` of walk_steps, own, rarity, an epoch being all nodes once; or "pairs" of nodes walk_steps
+    steps apart, as many an epoch as the graph has edges (own and rarity have no part in it).
     unit_rows: divide the features of every node by their length, as is usual for bags of words.
     """
 
     unreadable: Sequence[str] = ()  # a graph is one file, read or refused
 
     def __init__(
-        self, graph: str, batch_size: int = 512, walk_steps: int = 1, unit_rows: bool = True, seed: int = 0
+        self,
+        graph: str,
+        batch_size: int = 1024,
+        source: Literal["kernel", "pairs"] = "kernel",
+        walk_steps: int = 2,
+        own: float = 0.6,
+        rarity: float = 0.25,
+        unit_rows: bool = True,
+        seed: int = 0,
     ) -> None:
         if batch_size < 2:
             raise InputError(f"expected a batch_size of at least 2, got {batch_size}")
         super().__init__(batch_size, seed)
-        self.path, self.walk_steps, self.unit_rows = graph, walk_steps, unit_rows
+        self.path, self.source, self.walk_steps, self.unit_rows = graph, source, walk_steps, unit_rows
+        self.own, self.rarity = own, rarity
 
     def setup(self, stage: str | None = None) -> None:
         """Read the graph, once: `graph`, and `rows`, the features as the network reads them."""
@@ -62,26 +77,38 @@ class NodesDataModule(RowsDataModule):
         graph = read_graph(self.path)
         if graph.features is None:
             raise DataError(f"expected features of the nodes in {self.path}, found none: add x, one row for every node")
-        if graph.n_edges < self.batch_size:
-            raise InputError(f"batch_size {self.batch_size} exceeds the {graph.n_edges} edges: lower data.batch_size")
+        self.per_epoch, what = (len(graph), "nodes") if self.source == "kernel" else (graph.n_edges, "edges")
+        if self.per_epoch < self.batch_size:
+            raise InputError(f"batch_size {self.batch_size} exceeds the {self.per_epoch} {what}: lower data.batch_size")
         self.rows = unit_rows(graph.features) if self.unit_rows else graph.features
+        self.operator = self._operator(graph)
         self.graph: Graph = graph
-        self.walk = WalkOperator(
-            self.rows, graph.adjacency, steps=self.walk_steps, shift=0.0, device=torch.device("cpu")
-        )
 
     def train_dataloader(self) -> RowLoader:
-        return self.training_rows(self.graph.n_edges)
+        return self.training_rows(self.per_epoch)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Tensor]:
-        ends = self.walk.pairs(len(batch["index"]), torch.Generator().manual_seed(batch["seed"]))
-        return {"views": torch.stack([take(self.rows, end) for end in ends]).to(batch["index"].device)}
+        index_B, device = batch["index"], batch["index"].device
+        if isinstance(self.operator, NodeOperator):
+            index_B = index_B.cpu()
+            views_1BF = take(self.rows, index_B)[None]
+            return {"views": views_1BF.to(device), "kernel": self.operator.block(index_B).to(device)}
+        ends = self.operator.pairs(len(index_B), torch.Generator().manual_seed(batch["seed"]))
+        return {"views": torch.stack([take(self.rows, end) for end in ends]).to(device)}
+
+    def _operator(self, graph: Graph) -> NodeOperator | WalkOperator:
+        device = torch.device("cpu")
+        if self.source == "kernel":
+            kernel = NodeKernel(graph, steps=self.walk_steps, own=self.own, rarity=self.rarity)
+            return NodeOperator(self.rows, kernel, shift=0.0, device=device)
+        return WalkOperator(self.rows, graph.adjacency, steps=self.walk_steps, shift=0.0, device=device)
 
 
 class NodesModule(pl.LightningModule):
-    """Trains a `ResidualMLP` on pairs of nodes with any objective. in_features: how many numbers a node has.
+    """Trains a `ResidualMLP` on nodes and their kernel, or on pairs of nodes. in_features: how many numbers a node has.
 
-    objective: `NestedLowRank` when None. lr: peak learning rate. warmup: share of all steps before it is reached.
+    objective: `NestedLowRank` when None; any for pairs, for the kernel that one alone, sequential. lr: peak learning rate.
+    warmup: share of all steps before it is reached. scaling: of codes, as of `NeuralEigenmap`.
     """
 
     ritz_rotation: Tensor
@@ -101,6 +128,7 @@ class NodesModule(pl.LightningModule):
         lr: float = 2e-3,
         weight_decay: float = 0.0,
         warmup: float = 0.1,
+        scaling: Scaling | Literal["eigenvalue"] = "eigenvalue",
     ) -> None:
         super().__init__()
         if not 0 <= warmup < 1:
@@ -118,12 +146,20 @@ class NodesModule(pl.LightningModule):
         self.objective = NestedLowRank() if objective is None else objective
         self.optimizer: OptimizerName = optimizer
         self.lr, self.weight_decay, self.warmup = lr, weight_decay, warmup
+        self.scaling = scaling
         self.register_buffer("ritz_rotation", torch.zeros(width, width))
         self.register_buffer("ritz_mean", torch.zeros(width))
         self.register_buffer("eigenvalues", torch.zeros(width))
 
     def setup(self, stage: str) -> None:
-        rows = self.trainer.datamodule.rows  # type: ignore[attr-defined]
+        data: NodesDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        rows, objective = data.rows, self.objective
+        sequential = isinstance(objective, NestedLowRank) and objective.nesting == "sequential"
+        if data.source == "kernel" and not sequential:
+            raise InputError(
+                f"expected the objective NestedLowRank with nesting sequential for a kernel, got {objective}: set data.source to "
+                "pairs, with which every objective works"
+            )
         if rows.shape[1] != self.config["in_features"]:
             raise InputError(
                 f"the nodes have {rows.shape[1]} features, the model expects {self.config['in_features']}: set "
@@ -135,7 +171,12 @@ class NodesModule(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         codes_VBK = self.network(batch["views"].flatten(0, 1)).codes.unflatten(0, batch["views"].shape[:2])
-        result = global_loss(self.objective, *codes_VBK)
+        if (
+            "kernel" in batch
+        ):  # each process has nodes and a kernel of its own: the mean of their losses has no bias either
+            result = nested_low_rank_kernel_loss(codes_VBK[0], batch["kernel"])
+        else:
+            result = global_loss(self.objective, *codes_VBK)
         self.log("train/loss", result.loss, prog_bar=True)
         self.log("train/alignment", result.alignment)
         self.log("train/orthogonality", result.orthogonality)
@@ -147,9 +188,9 @@ class NodesModule(pl.LightningModule):
             raise NonFiniteError(f"the loss is {loss.item()} in epoch {self.current_epoch}: lower lr, or raise warmup")
 
     def solve(self, data: NodesDataModule) -> None:
-        """Order the functions by Rayleigh-Ritz over all edges (or a sample, for graphs too large to keep all outputs)."""
+        """Order the functions by Rayleigh-Ritz over all nodes (or a sample of pairs, where not all outputs can be kept)."""
         with evaluation_mode(self.network):
-            moments, sign_rows = data.walk.moments(
+            moments, sign_rows = data.operator.moments(
                 self._codes, torch.Generator().manual_seed(self.trainer.current_epoch)
             )
         ritz = ritz_from_moments(moments, sign_rows=sign_rows)
@@ -158,13 +199,14 @@ class NodesModule(pl.LightningModule):
         self.ritz_mean.copy_(ritz.mean)
 
     def encode(self, rows: Rows) -> Tensor:
-        """Ordered codes of any nodes by their features, times the root of their eigenvalue, (N, F) -> (N, K), on the CPU."""
+        """Ordered codes of any nodes by their features, in the scaling asked for, (N, F) -> (N, K), on the CPU."""
         if not self.eigenvalues.any():
             raise NotFittedError("these functions have not been put in order yet: train to the end, or call solve")
         with evaluation_mode(self.network):
             codes_NK = in_chunks(self._codes, rows, torch.device("cpu"))
         ordered_NK = (codes_NK - self.ritz_mean.cpu()) @ self.ritz_rotation.cpu()
-        return ordered_NK * self.eigenvalues.cpu().clamp_min(0).sqrt()
+        power = {"unit": 0.0, "sqrt_eigenvalue": 0.5, "eigenvalue": 1.0}[self.scaling]
+        return ordered_NK * self.eigenvalues.cpu().clamp_min(0) ** power
 
     def check_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """CheckpointError when a checkpoint holds another network than this one."""

@@ -27,6 +27,7 @@ from neigenmaps.training import gather_rows
 from neigenmaps.training.gather import exchange, global_loss, share_buffers, sum_over_processes
 
 WIDTH, UNEVEN = 5, {1: (14,), 2: (3, 11), 4: (5, 2, 6, 1)}
+MANY_VIEWS = ("sequential", "octave", "barlow")
 
 
 def make_objectives() -> dict[str, Objective]:
@@ -74,6 +75,15 @@ def through_ddp(objective: Objective, views: Tensor) -> tuple[Tensor, Tensor, Te
     return result.loss.detach(), gradient(network), result.eigenvalues
 
 
+def many_views(objective: Objective, views: Tensor, parallel: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Two large views, and two that are small."""
+    network = DistributedDataParallel(make_network()) if parallel else make_network()
+    codes = network(torch.cat([views, 0.5 * views]).flatten(0, 1)).unflatten(0, (4, views.shape[1]))
+    result = global_loss(objective, *codes, groups=(2, 2))
+    result.loss.backward()
+    return result.loss.detach(), gradient(network), result.eigenvalues
+
+
 def uneven(name: str, views: Tensor, counts: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
     """Both ways of a loss whose rows are spread unevenly."""
     network = DistributedDataParallel(make_network())
@@ -95,6 +105,8 @@ def work(rank: int, world: int, port: int, folder: str) -> None:
     views = make_views(16)[:, rank::world]  # as the loader deals them
     for name, objective in make_objectives().items():
         found[name] = through_ddp(objective, views)
+        if name in MANY_VIEWS:
+            found[f"{name}, many views"] = many_views(objective, views, parallel=True)
     counts = UNEVEN[world]
     start = sum(counts[:rank])
     for name in ("moments", "gather"):
@@ -129,6 +141,11 @@ def test_ddp_of_every_loss_equals_one_process(tmp_path: Path, world: int) -> Non
     for rank in ranks:
         for name, (objective, views) in cases.items():
             for got, wanted in zip(rank["losses"][name], expected(objective, views), strict=True):
+                torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-12, msg=f"{name}: {got}, expected {wanted}")
+        for name in MANY_VIEWS:
+            objective = make_objectives()[name]
+            several = many_views(objective, dealt, parallel=False)
+            for got, wanted in zip(rank["losses"][f"{name}, many views"], several, strict=True):
                 torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-12, msg=f"{name}: {got}, expected {wanted}")
         assert torch.equal(rank["gathered"], dealt[0])
         assert rank["sum"] == world * (world + 1) / 2
