@@ -31,9 +31,11 @@ from neigenmaps.errors import (
     ShapeError,
     UnknownNameError,
 )
+from neigenmaps.functional.row_agreement import agreeing_groups, agreement_p_values
 
 HELD_OUT = 0.2  # share of a newcomer's rows that its certificate is measured on
 LARGEST_CERTIFICATE = 2000  # rows: all their cosines are held at once
+LOOKS = (100, 1000)  # rows that fit looks at for their order; the second number only where the first leaves a doubt
 
 
 class Certificate(NamedTuple):
@@ -64,15 +66,18 @@ class AbstractAligner(abc.ABC):
         *,
         weights: Rows | None = None,
         masks: Mapping[str, Tensor | NDArray[np.bool_]] | None = None,
+        doubt_above: float = 0.05,
     ) -> Self:
         """Learn from (N, F_m) each, row n of every space one thing; a sequence is named "0", "1", ...
 
         weights: (N,), how much each row counts. masks: by name, (N,) bool, True where a space has the row; what stands in
-        a missing row is not read. The rows are kept by reference for `add`. Errors as in `matched_rows`.
+        a missing row is not read. The rows are kept by reference for `add`. Warns (AlignmentWarning) where spaces fall into
+        groups that agree with p above `doubt_above`, as shuffled rows do; 1 never warns. Errors as in `matched_rows`.
         """
         rows = matched_rows(spaces, weights, masks)
         self._learn(rows)
         self._settle(rows.names, self._as_counted(rows), keep_rows=True)
+        self._doubt_order(rows, doubt_above)
         return self
 
     def transform(self, X: Rows, *, source: str) -> Tensor:
@@ -204,6 +209,23 @@ class AbstractAligner(abc.ABC):
         self.widths_ = {name: widths[name] if name in widths else self.widths_[name] for name in names}
         self.names_, self._rows = names, rows if keep_rows else None
 
+    def _doubt_order(self, rows: MatchedRows, doubt_above: float) -> None:
+        generator = torch.Generator().manual_seed(self.random_state)
+        order_N = torch.randperm(len(rows), generator=generator).to(rows.spaces[0].device)
+        for n_rows in LOOKS:
+            some = rows.take(order_N[:n_rows])
+            p_MM = agreement_p_values(some.spaces, torch.stack([some.present(name) for name in rows.names], dim=1))
+            first, *apart = agreeing_groups(p_MM, doubt_above)
+            if not apart:
+                return
+        alone = [m for group in apart for m in group]
+        warnings.warn(
+            f"{_listed(rows.names, alone)} agree with {_listed(rows.names, first)} no better than shuffled rows do (p = "
+            f"{float(p_MM[alone][:, first].min()):.2f} at best, {len(some)} rows): are the rows of all spaces in one order?",
+            AlignmentWarning,
+            stacklevel=3,
+        )
+
     def _rows_with(self, name: str, X: Rows, against: Mapping[str, Rows] | None) -> MatchedRows:
         """Known rows and the newcomer's, matched; the newcomer last."""
         if name in self.names_:
@@ -268,6 +290,10 @@ class AbstractAligner(abc.ABC):
         self._check_fitted()
         if name not in self.names_:
             raise UnknownNameError("space", name, self.names_)
+
+
+def _listed(names: tuple[str, ...], chosen: list[int]) -> str:
+    return ", ".join(repr(names[m]) for m in chosen)
 
 
 def _working(x_NF: Tensor) -> Tensor:

@@ -109,6 +109,7 @@ class GCPA(AbstractAligner):
         *,
         weights: Rows | None = None,
         masks: Mapping[str, Tensor | NDArray[np.bool_]] | None = None,
+        doubt_above: float = 0.05,
         validation: Mapping[str, Rows] | None = None,
     ) -> Self:
         """As every aligner's. validation: matched rows of some of the spaces to choose on, in place of folds.
@@ -119,7 +120,7 @@ class GCPA(AbstractAligner):
         Raises UnknownNameError for validation rows of another space, ShapeError for another width.
         """
         self._validation = None if validation is None else matched_rows(validation)
-        return super().fit(spaces, weights=weights, masks=masks)
+        return super().fit(spaces, weights=weights, masks=masks, doubt_above=doubt_above)
 
     def _learn(self, rows: MatchedRows) -> None:
         settings = self._settings()

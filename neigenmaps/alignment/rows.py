@@ -50,9 +50,11 @@ def matched_rows(
     Raises:
         ShapeError: a space that is not a matrix; weights or masks that do not match the rows.
         RowMismatchError: different numbers of rows. NonFiniteError: NaN or infinity in a row that is not masked.
-        InputError: fewer than 2 spaces or rows; integers; a space that does not vary; weights below 0; devices that
-            differ; a mask for no space.
+        InputError: fewer than 2 spaces or rows; what isn't numbers, or integers; a space that does not vary; weights below
+            0; devices that differ; a mask for no space, or without any row.
     """
+    if not isinstance(spaces, Mapping | Sequence | Tensor | np.ndarray):
+        raise InputError(f"expected a mapping from names to rows, or a sequence of rows, got {type(spaces).__name__}")
     named = dict(spaces) if isinstance(spaces, Mapping) else {str(m): x for m, x in enumerate(spaces)}
     if len(named) < 2:
         raise InputError(f"expected at least 2 spaces, got {len(named)}: alignment needs something to align with")
@@ -67,7 +69,7 @@ def matched_rows(
     n_rows = next(iter(counts.values()))
     if n_rows < 2:
         raise InputError(f"expected at least 2 rows, got {n_rows}: nothing varies over a single one")
-    masks_N = _checked_masks(masks or {}, tensors)
+    masks_N = _checked_masks({} if masks is None else masks, tensors)
     for name, x_NF in tensors.items():
         if name in masks_N:
             x_NF = x_NF.where(masks_N[name][:, None], 0.0)
@@ -78,7 +80,14 @@ def matched_rows(
 
 def as_tensor(name: str, x: Rows) -> Tensor:
     """A (N, F) floating-point tensor without gradient that shares the memory of `x`."""
-    tensor = x.detach() if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
+    if not isinstance(x, Tensor):
+        array = np.asarray(x)
+        if array.dtype.kind not in "fiub":
+            raise InputError(
+                f"expected rows of numbers in {name!r}, got {type(x).__name__} of {array.dtype}: give (N, F)"
+            )
+        x = torch.as_tensor(array)
+    tensor = x.detach()
     if tensor.ndim != 2 or tensor.numel() == 0:
         raise ShapeError(
             f"expected {name!r} of shape (N, F), got {tuple(tensor.shape)}: flatten the features of each row"
@@ -105,8 +114,14 @@ def check_varies(name: str, x_NF: Tensor) -> None:
 
 
 def _checked_masks(masks: Mapping[str, Tensor | NDArray[np.bool_]], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    if not isinstance(masks, Mapping):
+        raise InputError(
+            f"expected a mapping from names of spaces to masks, got {type(masks).__name__}: name the space"
+        )
     checked = {}
     for name, mask in masks.items():
+        if mask is None:
+            raise InputError(f"expected a mask for {name!r}, got None: leave out spaces that have all rows")
         if name not in tensors:
             raise InputError(f"got a mask for {name!r}, expected one of {', '.join(tensors)}: masks go by space")
         mask_N = torch.as_tensor(mask, device=tensors[name].device)
@@ -115,6 +130,8 @@ def _checked_masks(masks: Mapping[str, Tensor | NDArray[np.bool_]], tensors: dic
                 f"expected a boolean mask ({len(tensors[name])},) for {name!r}, got {mask_N.dtype} "
                 f"{tuple(mask_N.shape)}: True where the space has the row"
             )
+        if not mask_N.any():
+            raise InputError(f"expected a mask that leaves {name!r} some rows, got none: leave the space out")
         checked[name] = mask_N
     return checked
 

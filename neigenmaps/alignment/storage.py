@@ -38,8 +38,9 @@ def read_state(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str
     except SafetensorError as error:
         raise CheckpointError(f"{path} cannot be read as safetensors ({error}): save it again") from error
     if text.get("format") != FORMAT or text.get("kind") != kind:
-        found = f"{text.get('format')!r}, {text.get('kind')!r}"
-        raise CheckpointError(f"expected format {FORMAT!r} and a {kind} in {path}, got {found}: load it as what it is")
+        if text.get("format") == FORMAT:
+            raise CheckpointError(f"{path} holds a {text.get('kind')}, not a {kind}: load it as what it is")
+        raise CheckpointError(f"expected an aligner ({FORMAT}) in {path}, got format {text.get('format')!r}")
     try:
         digests, header = json.loads(text["digests"]), json.loads(text["header"])
     except (KeyError, json.JSONDecodeError) as error:

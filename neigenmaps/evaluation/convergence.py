@@ -153,7 +153,7 @@ class ReferencePanel:
         self.universe: GCPA | None = None
         if "gcpa" in self.settings.methods and len(references) >= 2:
             known = {name: rows_NK[self.fit_rows] for name, rows_NK in self.leading.items()}
-            self.universe = GCPA(random_state=self.settings.seed).fit(known)
+            self.universe = GCPA(random_state=self.settings.seed).fit(known, doubt_above=1.0)
             self.placed = self._placed(self.universe)  # a newcomer changes no map
             middle_HK = torch.stack(list(self.placed.values())).mean(dim=0)
             # two axes that no checkpoint changes, so that its rows can be followed through training

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from neigenmaps.alignment import CCA, GCCA, GCPA, GPA, AbstractAligner, LinearMap, Procrustes
 from neigenmaps.errors import (
+    AlignmentWarning,
     CheckpointError,
+    ConvergenceWarning,
     InputError,
     NonFiniteError,
     NotFittedError,
@@ -295,7 +297,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     GPA().fit(spaces).save(path)
     with safe_open(path, framework="pt") as file:
         text, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    with pytest.raises(CheckpointError, match="a GCCA"):
+    with pytest.raises(CheckpointError, match="holds a GPA, not a GCCA"):
         GCCA.load(path)
     with pytest.raises(CheckpointError, match="no file"):
         GPA.load(tmp_path / "none")
@@ -363,7 +365,13 @@ def test_bad_input_to_fit_is_named(make: Make, kind: str) -> None:
         (InputError, "mask for 'z'", (spaces,), {"masks": {"z": mask}}),
         (ShapeError, "boolean mask", (spaces,), {"masks": {"a": mask.double()}}),
         (ShapeError, "boolean mask", (spaces,), {"masks": {"a": mask[:3]}}),
-        (InputError, "'a' that vary", (spaces,), {"masks": {"a": ~mask}}),
+        (InputError, "a mask that leaves 'a' some rows", (spaces,), {"masks": {"a": ~mask}}),
+        (InputError, "mapping from names of spaces to masks, got list", (spaces,), {"masks": [mask]}),
+        (InputError, "a mask for 'a', got None", (spaces,), {"masks": {"a": None}}),
+        (ShapeError, "boolean mask", (spaces,), {"masks": {"a": torch.ones(0, dtype=torch.bool)}}),
+        (InputError, "rows of numbers in 'b', got NoneType", ({**spaces, "b": None},), {}),
+        (InputError, "rows of numbers in 'b', got ndarray of <U1", ({**spaces, "b": np.array([["x"]])},), {}),
+        (InputError, "mapping from names to rows, or a sequence of rows, got NoneType", (None,), {}),
     ]
     for error, message, arguments, options in cases:
         with pytest.raises(error, match=message):
@@ -407,6 +415,50 @@ def test_bad_input_to_maps_is_named(make: Make, kind: str) -> None:
         aligner.add("d", x, against={"q": x})
     with pytest.raises(ShapeError, match="width 6"):
         aligner.add("d", x, against={"a": x[:, :2]})
+
+
+def test_spaces_of_one_column_are_aligned(make: Make, kind: str) -> None:
+    """All that can agree is the sign."""
+    if kind in {"gcca_plain", "gcpa_agreement"}:
+        pytest.skip("five components of one column; a drift of nothing")
+    column = normal(N_ROWS, 1, seed=0)
+    signs = {"a": 1.0, "b": -2.0} if kind == "cca" else {"a": 1.0, "b": -2.0, "c": 0.5}
+    spaces = {name: sign * column + 0.1 * normal(N_ROWS, 1, seed=m) + 3 for m, (name, sign) in enumerate(signs.items())}
+    aligner = make().fit(spaces)
+    assert aligner.transform(spaces["a"], source="a").shape == (N_ROWS, 1)
+    found = aligner.translate(spaces["a"], source="a", target="b")
+    assert torch.corrcoef(torch.cat([found, spaces["b"]], dim=1).T)[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("shuffled", ["b", "all", "bc"])
+def test_shuffled_rows_are_doubted_and_others_are_not(make: Make, kind: str, shuffled: str) -> None:
+    spaces = spaces_for(kind)
+    make().fit(spaces)  # a warning would be an error
+    order = torch.randperm(N_ROWS, generator=torch.Generator().manual_seed(1))
+    names = [name for name in spaces if name in shuffled]
+    moved = {name: x[order] if name in names else x for name, x in spaces.items()}
+    if shuffled == "all":
+        orders = [torch.randperm(N_ROWS, generator=torch.Generator().manual_seed(m)) for m in range(3)]
+        moved = {name: x[some] for (name, x), some in zip(spaces.items(), orders, strict=False)}
+    with warnings.catch_warnings(record=True) as doubts:
+        warnings.simplefilter("always")
+        make().fit(moved)
+    said = [str(one.message) for one in doubts if one.category is AlignmentWarning]
+    assert len(said) == 1
+    assert "no better than shuffled rows do" in said[0]
+    assert Path(doubts[-1].filename).name == ("gcpa.py" if kind in CORRECTED else Path(__file__).name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", AlignmentWarning)
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        make().fit(moved, doubt_above=1.0)
+
+
+def test_a_file_of_another_aligner_is_refused_by_name(make: Make, kind: str, tmp_path: Path) -> None:
+    aligner = make().fit(spaces_for(kind))
+    aligner.save(tmp_path / "file")
+    for other in {type(known()) for known in MAKERS.values()} - {type(aligner)}:
+        with pytest.raises(CheckpointError, match=f"holds a {type(aligner).__name__}, not a {other.__name__}"):
+            other.load(tmp_path / "file")
 
 
 @pytest.mark.gpu

@@ -10,7 +10,12 @@ from neigenmaps.functional.linear_maps import orthogonal_map, ridge_map
 from oracles import alignment as oracle
 from oracles.planted_alignment import normal, turned
 
-SPACES = {"a": normal(60, 7, seed=0) + 3, "b": normal(60, 7, seed=1) - 2, "c": normal(60, 4, seed=2) + 50}
+SHARED = normal(60, 7, seed=0)
+SPACES = {
+    "a": SHARED + 3,
+    "b": SHARED.flip(1) + normal(60, 7, seed=1) - 2,
+    "c": SHARED[:, :4] + 0.5 * normal(60, 4, seed=2) + 50,
+}
 PAIRS = [(a, b) for a in SPACES for b in SPACES if a != b]
 
 
