@@ -1,4 +1,4 @@
-"""A graph with features on its nodes, from edge lists, sparse matrices, files, NetworkX or PyTorch Geometric.
+"""A graph with features on its nodes, from edge lists, sparse matrices, files, NetworkX, PyTorch Geometric or OGB.
 
 Edges count both ways, whatever way they are given. Loops are dropped and repeated edges merged, and both are counted:
 a pair of a node with itself says nothing about its surroundings.
@@ -117,10 +117,11 @@ def graph_from_adjacency(
 
 
 def as_graph(given: Any) -> Graph:
-    """A `Graph` from a Graph, sparse matrix, NetworkX graph, PyTorch Geometric `Data` or path to an npz file.
+    """A `Graph` from a Graph, sparse matrix, NetworkX graph, PyTorch Geometric `Data`, OGB data set or path to an npz file.
 
     NetworkX: node attributes "x" (features) and "y" (label), edge attribute "weight", each if every node or edge has it.
-    PyTorch Geometric: `edge_index`, `x`, `y`, `train_mask`, `val_mask`, `test_mask`. Neither package is imported.
+    PyTorch Geometric: `edge_index`, `x`, `y`, `train_mask`, `val_mask`, `test_mask`. OGB: a `NodePropPredDataset`, its features,
+    split and labels (NaN is unlabelled; several labels for a node are left out). None of the packages is imported.
     """
     if isinstance(given, Graph):
         return given
@@ -128,6 +129,8 @@ def as_graph(given: Any) -> Graph:
         return read_graph(given)
     if sp.issparse(given):
         return graph_from_adjacency(given)
+    if hasattr(given, "get_idx_split"):
+        return _from_ogb(given)
     if hasattr(given, "edge_index"):
         return _from_geometric(given)
     if hasattr(given, "nodes") and hasattr(given, "edges"):
@@ -187,6 +190,21 @@ def _from_geometric(data: Any) -> Graph:
         features=getattr(data, "x", None),
         labels_N=None if labels is None else np.asarray(labels).reshape(-1),
         splits=splits,
+    )
+
+
+def _from_ogb(dataset: Any) -> Graph:
+    given, labels = dataset[0]
+    labels_NT = np.asarray(labels).reshape(int(given["num_nodes"]), -1)
+    labels_N = None
+    if labels_NT.shape[1] == 1:
+        labels_N = np.nan_to_num(labels_NT[:, 0].astype(np.float64), nan=-1).astype(np.int64)
+    return graph_from_edges(
+        np.asarray(given["edge_index"]).T,
+        int(given["num_nodes"]),
+        features=given.get("node_feat"),
+        labels_N=labels_N,
+        splits={"val" if name == "valid" else name: rows for name, rows in dataset.get_idx_split().items()},
     )
 
 

@@ -67,8 +67,12 @@ class NodeKernel:
             around_NF = step @ around_NF
         parts = [np.float32(self.own) * own_NF, around_NF] if self.own else [around_NF]
         factor_ND = torch.from_numpy(np.concatenate(parts, axis=1))
+        power = float(factor_ND.square().sum(1).mean())
         factor_ND -= factor_ND.mean(dim=0)
-        return factor_ND / _largest_eigenvalue(factor_ND) ** 0.5
+        largest = _largest_eigenvalue(factor_ND)
+        if largest <= 1e-10 * power:
+            raise InputError("expected nodes with different features, got the same for all: nothing tells them apart")
+        return factor_ND / largest**0.5
 
 
 class NodeOperator(Operator):
@@ -106,9 +110,5 @@ def _largest_eigenvalue(factor_ND: Tensor) -> float:
     for _ in range(POWER_ROUNDS):
         vector_D = factor_ND.T @ (factor_ND @ vector_D) / len(factor_ND)
         value = float(vector_D.norm())
-        if value == 0:
-            raise InputError(
-                "expected nodes with different features, got the same for all: nothing to tell them apart by"
-            )
-        vector_D /= value
+        vector_D /= max(value, 1e-30)
     return value

@@ -77,6 +77,47 @@ def test_every_form_gives_the_same_graph(tmp_path: Path) -> None:
     )
 
 
+class OpenGraph:
+    """What OGB's `NodePropPredDataset` looks like: both directions, labels in a column, rows of a split by name."""
+
+    labels: np.ndarray = LABELS[:, None]
+
+    def __getitem__(self, number: int) -> tuple[dict, np.ndarray]:
+        edges = np.concatenate([EDGES, EDGES[:, ::-1]]).T
+        return {"edge_index": edges, "num_nodes": 5, "node_feat": FEATURES, "edge_feat": None}, self.labels
+
+    def get_idx_split(self) -> dict[str, np.ndarray]:
+        return {"train": np.array([0, 2]), "valid": np.array([1]), "test": np.array([3])}
+
+
+def test_open_graph_benchmark() -> None:
+    given = OpenGraph()
+    graph = as_graph(given)
+    same(graph)
+    np.testing.assert_array_equal(graph.features, FEATURES)
+    np.testing.assert_array_equal(graph.labels_N, LABELS)
+    assert {name: rows.tolist() for name, rows in graph.splits.items()} == {"train": [0, 2], "val": [1], "test": [3]}
+    given.labels = np.where(LABELS < 0, np.nan, LABELS)[:, None]  # as in ogbn-papers100M
+    np.testing.assert_array_equal(as_graph(given).labels_N, LABELS)
+    given.labels = np.zeros((5, 3), int)  # as in ogbn-proteins
+    assert as_graph(given).labels_N is None
+
+
+def test_pytorch_geometric_itself() -> None:
+    data = pytest.importorskip("torch_geometric.data", exc_type=ImportError)
+    both_ways = torch.from_numpy(np.concatenate([EDGES, EDGES[:, ::-1]]).T.copy())
+    mask = torch.tensor([True, False, True, False, False])
+    x, y = torch.from_numpy(FEATURES), torch.from_numpy(LABELS)
+    graph = as_graph(data.Data(x=x, edge_index=both_ways, y=y, train_mask=mask))
+    same(graph)
+    np.testing.assert_array_equal(graph.features, FEATURES)
+    np.testing.assert_array_equal(graph.labels_N, LABELS)
+    assert {name: rows.tolist() for name, rows in graph.splits.items()} == {"train": [0, 2]}
+    bare = as_graph(data.Data(edge_index=both_ways, num_nodes=5))
+    assert bare.features is None
+    assert bare.labels_N is None
+
+
 def test_loops_and_repeated_edges_are_dropped_and_counted() -> None:
     messy = np.concatenate([EDGES, EDGES[:2, ::-1], EDGES[:1], [[3, 3]]])
     graph = graph_from_edges(messy, 5)

@@ -73,3 +73,19 @@ def propagate(adjacency: np.ndarray, start: np.ndarray, alpha: float, rounds: in
     for _ in range(rounds):
         y = (1 - alpha) * start + alpha * step @ y
     return y
+
+
+def node_kernel(adjacency: np.ndarray, x: np.ndarray, steps: int, own: float, rarity: float) -> np.ndarray:
+    """own^2 <x_i, x_j> + <x of a walk from i, x of a walk from j>, centred, largest eigenvalue of its mean 1, (N, N)."""
+    n = len(x)
+    transition = np.zeros((n, n))
+    for i in range(n):
+        reached = [i, *np.flatnonzero(adjacency[i])]
+        transition[i, reached] = 1 / len(reached)
+    columns = [x[:, c] / np.abs(x[:, c]).mean() ** rarity for c in range(x.shape[1]) if x[:, c].any()]
+    scaled = np.stack(columns, axis=1)
+    walked = np.linalg.matrix_power(transition, steps) @ scaled
+    kernel = own**2 * scaled @ scaled.T + walked @ walked.T
+    centre = np.eye(n) - 1 / n
+    centred = centre @ kernel @ centre
+    return centred * n / np.linalg.eigvalsh(centred)[-1]
