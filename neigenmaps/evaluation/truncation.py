@@ -13,6 +13,7 @@ from torch import Tensor
 
 from neigenmaps.errors import InputError, ShapeError
 from neigenmaps.evaluation.knn import knn_accuracy
+from neigenmaps.evaluation.threads import few_threads
 from neigenmaps.functional.ranking import retrieval_map
 
 
@@ -62,10 +63,11 @@ def truncation_curve(
     if not dims or not all(1 <= d <= width for d in dims):
         raise InputError(f"expected code lengths between 1 and the code width {width}, got {list(dims)}: drop the rest")
     accuracy, precision = [], []
-    for d in dims:
-        bank, queries = bank_NK[:, :d], queries_QK[:, :d]
-        accuracy.append(knn_accuracy(bank, bank_labels_N, queries, query_labels_Q, n_neighbors=n_neighbors))
-        precision.append(retrieval_map(queries, bank, query_labels_Q, bank_labels_N).mean_average_precision)
+    with few_threads(len(bank_NK) * len(queries_QK)):
+        for d in dims:
+            bank, queries = bank_NK[:, :d], queries_QK[:, :d]
+            accuracy.append(knn_accuracy(bank, bank_labels_N, queries, query_labels_Q, n_neighbors=n_neighbors))
+            precision.append(retrieval_map(queries, bank, query_labels_Q, bank_labels_N).mean_average_precision)
     return TruncationCurve(tuple(dims), tuple(accuracy), tuple(precision))
 
 

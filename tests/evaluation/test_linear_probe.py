@@ -9,6 +9,7 @@ from sklearn.preprocessing import StandardScaler
 
 from neigenmaps.errors import InputError
 from neigenmaps.evaluation.linear_probe import fit_linear_probe, linear_probe_accuracy
+from neigenmaps.evaluation.threads import SMALL, few_threads
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +74,29 @@ def test_wrong_input_is_refused(digits) -> None:  # type: ignore[no-untyped-def]
         linear_probe_accuracy(bank, torch.full((600,), -1), queries, query_labels)
     with pytest.raises(InputError, match="labelled query"):
         linear_probe_accuracy(bank, labels, queries, torch.full((300,), -1))
+
+
+def test_where_a_fit_begins_changes_nothing_but_time() -> None:
+    generator = torch.Generator().manual_seed(3)
+    x, y = torch.randn(120, 7, generator=generator, dtype=torch.float64), torch.arange(120) % 4
+    x[:, 0] += y
+    alone = fit_linear_probe(x, y, l2=1e-2)
+    for other in (
+        fit_linear_probe(x, y, l2=1.0),
+        fit_linear_probe(x, y % 2, l2=1.0),
+        fit_linear_probe(x[:, :3], y, l2=1.0),
+    ):
+        begun = fit_linear_probe(x, y, l2=1e-2, start=other)
+        torch.testing.assert_close(begun.weight_FC, alone.weight_FC, rtol=0, atol=1e-4)
+        assert torch.equal(begun.predict(x), alone.predict(x))
+
+
+def test_threads_are_given_back() -> None:
+    before = torch.get_num_threads()
+    with few_threads(SMALL - 1):
+        assert torch.get_num_threads() == 1
+    with pytest.raises(ZeroDivisionError), few_threads(SMALL - 1):
+        raise ZeroDivisionError
+    with few_threads(SMALL):
+        assert torch.get_num_threads() == before
+    assert torch.get_num_threads() == before
