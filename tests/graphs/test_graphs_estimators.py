@@ -27,8 +27,9 @@ RING = np.stack([np.arange(60), (np.arange(60) + 1) % 60], axis=1)
         NeuralSpectralClustering(
             3, embedding=NeuralEigenmap(2, kernel="rbf", max_steps=5, hidden=16, batch_size=32), n_init=1
         ),
+        pytest.param(NeuralSpectralClustering(3, n_init=1), marks=pytest.mark.slow),
     ],
-    ids=lambda estimator: type(estimator).__name__,
+    ids=["NeuralEigenmap", "NeuralSpectralClustering", "NeuralSpectralClustering by default"],
 )
 def test_scikit_learns_checks(estimator: object) -> None:
     results = check_estimator(estimator, on_fail=None)
@@ -183,6 +184,8 @@ def test_more_functions_than_rows_are_said() -> None:
         ({"kernel": lambda a, b: a @ b.T * float("nan")}, NonFiniteError, "NaN"),
         ({"kernel": lambda a, b: a @ b.T + a[:, :1]}, InputError, "symmetric"),
         ({"kernel": lambda a, b: (a @ b.T)[:, :1]}, ShapeError, "returns"),
+        ({"kernel": X @ X.T + np.triu(np.ones((60, 60)))}, InputError, "symmetric"),
+        ({"kernel": np.where(np.eye(60) > 0, np.inf, X @ X.T)}, NonFiniteError, "infinity"),
         ({"kernel": lambda a, b: 0 * (a @ b.T)}, InputError, "0 between all points"),
         ({"lr": float("inf")}, NonFiniteError, "lower lr"),
     ],
@@ -190,6 +193,15 @@ def test_more_functions_than_rows_are_said() -> None:
 def test_refusals(settings: dict, error: type, words: str) -> None:
     with pytest.raises(error, match=words):
         NeuralEigenmap(**FEW | {"max_steps": 50} | settings).fit(X)
+
+
+def test_one_missing_value_anywhere_in_a_matrix_is_found() -> None:
+    """Beyond the 256 rows that are looked at before work starts, and without any training."""
+    rows = np.random.default_rng(0).standard_normal((400, 3))
+    matrix = np.exp(-((rows[:, None] - rows) ** 2).sum(-1))
+    matrix[1, 3] = matrix[3, 1] = np.nan
+    with pytest.raises(NonFiniteError, match="NaN"):
+        NeuralEigenmap(2, kernel=matrix, **FEW | {"max_steps": 0}).fit(rows)
 
 
 def test_refused_rows() -> None:
