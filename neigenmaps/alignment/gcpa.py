@@ -19,6 +19,7 @@ from neigenmaps.alignment.aligner import AbstractAligner
 from neigenmaps.alignment.gpa import GPA
 from neigenmaps.alignment.rows import MatchedRows, Rows, matched_rows
 from neigenmaps.errors import ConvergenceWarning, InputError, NotFittedError, ShapeError, UnknownNameError
+from neigenmaps.functional.cross_moments import block_slices
 from neigenmaps.functional.geometry_correction import (
     CorrectionMoments,
     Drift,
@@ -31,6 +32,7 @@ from neigenmaps.functional.geometry_correction import (
     drift_summary,
     ridge_correction,
 )
+from neigenmaps.functional.linear_maps import ridge_toward_identity
 from neigenmaps.functional.mlp_correction import MLPCorrection, fit_mlp_correction
 
 Corrector = Literal["auto", "none", "diagonal", "shared_ridge", "model_ridge", "agreement", "mlp"]
@@ -42,6 +44,7 @@ RIDGES = {  # of which held-out rows choose where none is given, strongest first
 }
 SHRINKAGES = (0.1, 0.001)
 CHUNK_ROWS = 4096
+DECODER_RIDGE = 1e-3  # as LinearMap's
 LARGEST_GALLERY = 400  # held-out rows ranked at a time
 FOLD_TOLERANCE = 1e-5  # of a GPA that only serves to choose
 ENOUGH_ROWS = 1500  # held-out rows over all folds; with five times as many rows the first fold has them all
@@ -66,10 +69,13 @@ class GCPA(AbstractAligner):
     ridge, shrinkage: None is chosen on the same held-out rows.
     folds: of these, each holds out 1 / folds of the rows.
 
-    Linear corrections have a way back, which `inverse_transform` and `translate` take. That of the network ignores T.
+    `inverse_transform` undoes linear corrections exactly, whatever stands in a code. `translate` doesn't: to undo what shrank
+    another space's noise would enlarge it, so it takes the regression of the target on the codes of all others. The network
+    is not undone, in either.
 
     Fitted: gpa_; corrector_, ridge_ and shrinkage_ as chosen; corrections_ by name, (K, K) or the network, none for
-    "none"; scores_, held-out Rank-1 by rung, empty when nothing had to be chosen; drift_ of the rows fitted.
+    "none"; decoders_ by name, (K, K), that `translate` puts between undoing the target's correction and its turn; scores_,
+    held-out Rank-1 by rung, empty when nothing had to be chosen; drift_ of the rows fitted.
     """
 
     gpa_: GPA
@@ -78,6 +84,7 @@ class GCPA(AbstractAligner):
     shrinkage_: float | None
     corrections_: dict[str, Tensor | MLPCorrection]
     scores_: dict[str, float]
+    decoders_: dict[str, Tensor]
     drift_: Drift
 
     def __init__(
@@ -143,6 +150,7 @@ class GCPA(AbstractAligner):
                 moments, chosen, functools.cache(functools.partial(after_ridge, moments))
             )
             self.corrections_ = dict(zip(rows.names, maps_MKK, strict=True))
+        self.decoders_ = {} if chosen.corrector == "mlp" else self._decoders(rows.names, rows.names)
         self.drift_ = self._drift(rows)
 
     def _learn_newcomer(self, rows: MatchedRows) -> None:
@@ -152,16 +160,16 @@ class GCPA(AbstractAligner):
         gpa._learn_newcomer(rows)
         gpa._settle((*self.names_, name), rows, keep_rows=False)
         self.gpa_ = gpa
-        if not self.corrections_:
-            return
         if self.corrector_ in ("model_ridge", "agreement"):
             moments = _moments(gpa, rows, None)
             newcomer = ridge_correction(moments, ridge=self.ridge_ or 0.0, shared=False)[-1]
             if self._after_KK is not None:
                 newcomer = newcomer @ self._after_KK
             self.corrections_ = {**self.corrections_, name: newcomer}
-        else:
+        elif self.corrections_:
             self.corrections_ = {**self.corrections_, name: self.corrections_[known[0]]}
+        if self.corrector_ != "mlp":
+            self.decoders_ = {**self.decoders_, **self._decoders((*self.names_, name), (name,))}
 
     def _relearn(self) -> None:
         if self._rows is None:
@@ -178,10 +186,41 @@ class GCPA(AbstractAligner):
         return correction(u_NK) if isinstance(correction, MLPCorrection) else u_NK @ correction.to(u_NK)
 
     def _from_universe(self, u_NK: Tensor, target: str) -> Tensor:
+        return self.gpa_._from_universe(self._uncorrected(u_NK, target), target)
+
+    def _uncorrected(self, u_NK: Tensor, target: str) -> Tensor:
         correction = self.corrections_.get(target)
-        if isinstance(correction, Tensor):
-            u_NK = torch.linalg.solve(correction.T, u_NK.to(correction).T).T.to(u_NK)
-        return self.gpa_._from_universe(u_NK, target)
+        if not isinstance(correction, Tensor):
+            return u_NK
+        return torch.linalg.solve(correction.T, u_NK.to(correction).T).T.to(u_NK)
+
+    def _translate(self, x_NF: Tensor, source: str, target: str) -> Tensor:
+        if source == target:
+            return x_NF.clone()
+        u_NK = self._to_universe(x_NF, source)
+        if self.decoders_:
+            u_NK = self._uncorrected(u_NK, target) @ self.decoders_[target].to(u_NK)
+            return self.gpa_._from_universe(u_NK, target)
+        return self._from_universe(u_NK, target)
+
+    def _decoders(self, names: tuple[str, ...], targets: tuple[str, ...]) -> dict[str, Tensor]:
+        """By target: from what others' codes become when its correction is undone, to its own rows in the universe."""
+        moments = self.gpa_.moments_
+        sums_DD, columns = moments.centred(), dict(zip(names, block_slices(moments.widths), strict=True))
+        encode = {name: self._corrected(self.gpa_.maps_[name].to_FK, name) for name in names}
+        decoders = {}
+        for target in targets:
+            turned_DK = sums_DD[:, columns[target]] @ self.gpa_.maps_[target].to_FK
+            own_KK, cross_KK = torch.zeros(2, self.n_components_, self.n_components_).to(sums_DD)
+            for name in names:
+                both, own = (moments.weight_MM[names.index(name), names.index(other)] for other in (target, name))
+                if name != target and both > 0:  # a space's own rows count as often as the pair has them
+                    own_KK += both / own * encode[name].T @ (sums_DD[columns[name], columns[name]] @ encode[name])
+                    cross_KK += encode[name].T @ turned_DK[columns[name]]
+            own_KK = self._uncorrected(self._uncorrected(own_KK, target).T, target)
+            cross_KK = self._uncorrected(cross_KK.T, target).T
+            decoders[target] = ridge_toward_identity(own_KK, cross_KK, DECODER_RIDGE)
+        return decoders
 
     def _aligned(self, rows: MatchedRows, tolerance: float = 0.0) -> GPA:
         gpa = GPA(**(self.gpa or GPA())._parameters())
@@ -310,6 +349,7 @@ class GCPA(AbstractAligner):
                 tensors |= {f"network.{field}": value for field, value in correction._asdict().items()}
             else:
                 tensors[f"correction.{m}"] = correction.clone()  # spaces may share one, files must not
+        tensors |= {f"decoder.{self.names_.index(name)}": decoder for name, decoder in self.decoders_.items()}
         if self._after_KK is not None:
             tensors["after"] = self._after_KK
         return tensors, {
@@ -329,6 +369,9 @@ class GCPA(AbstractAligner):
         for name in ("corrector", "ridge", "shrinkage", "scores"):
             setattr(self, f"{name}_", facts[name])
         self.drift_ = Drift(*facts["drift"])
+        self.decoders_ = {}
+        if self.corrector_ != "mlp":
+            self.decoders_ = {name: tensors[f"decoder.{m}"] for m, name in enumerate(self.names_)}
         if self.corrector_ == "none":
             self.corrections_ = {}
         elif self.corrector_ == "mlp":

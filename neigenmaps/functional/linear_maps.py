@@ -121,6 +121,18 @@ def ridge_from_covariance(own_FF: Tensor, cross_FG: Tensor, ridge: float) -> Ten
     return torch.linalg.solve(own_FF + penalty * torch.eye(width).to(own_FF), cross_FG)
 
 
+def ridge_toward_identity(own_KK: Tensor, cross_KK: Tensor, ridge: float) -> Tensor:
+    """min over A of sum_n |v_n A - u_n|^2 + lambda |A - I|^2, (K, K), from V^T V and V^T U; lambda as in `ridge_map`.
+
+    What rows do not determine stays as it is, and A = I where u = v, whatever the ridge.
+    """
+    penalty = ridge * own_KK.diagonal().mean()
+    identity_KK = torch.eye(len(own_KK)).to(own_KK)
+    if penalty == 0:
+        return identity_KK
+    return identity_KK + torch.linalg.solve(own_KK + penalty * identity_KK, cross_KK - own_KK)
+
+
 def orthogonal_from_covariance(own_FF: Tensor, cross_FG: Tensor, *, scale: bool = False) -> Tensor:
     """`orthogonal_map`'s matrix (F, G) from covariances."""
     matrix_FG = polar_factor(cross_FG)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neigenmaps.alignment import GCPA, GPA, AbstractAligner, any_to_any
+from neigenmaps.alignment import GCPA, GPA, AbstractAligner, LinearMap, any_to_any
 from neigenmaps.errors import CheckpointError, InputError, NotFittedError, ShapeError, UnknownNameError
 from oracles.geometry_correction import planted
 from oracles.planted_alignment import normal, rotation, turned
@@ -98,6 +98,44 @@ def test_the_way_back_of_the_network_is_that_of_its_gpa(small: Spaces) -> None:
     )
 
 
+@pytest.mark.parametrize("kind", ["iso", "lowrank", "gap", "clusters", "warp"])
+def test_values_are_as_near_as_those_of_a_map_for_every_pair(kind: str) -> None:
+    train, unseen = planted(kind, n_models=6)
+    newcomer = train.pop("m5")
+    aligner, pairwise = GCPA().fit(train), LinearMap().fit(train)
+    for some in (aligner, pairwise):
+        some.add("m5", newcomer)
+
+    def error(found: Tensor, target: str) -> float:
+        y = unseen[target]
+        return float((found - y).square().sum() / y.square().sum())
+
+    pairs = [("m0", "m1"), ("m2", "m0"), ("m3", "m5"), ("m5", "m2")]
+    ours, theirs = (
+        sum(error(some.translate(unseen[a], source=a, target=b), b) for a, b in pairs) for some in (aligner, pairwise)
+    )
+    assert ours < 1.02 * theirs
+    there = aligner.transform(unseen["m0"], source="m0")
+    undone = sum(error(aligner.inverse_transform(there, target=b), b) for b in ("m1", "m2"))
+    assert undone > 1.2 * sum(error(aligner.translate(unseen["m0"], source="m0", target=b), b) for b in ("m1", "m2"))
+    assert torch.equal(aligner.translate(unseen["m0"], source="m0", target="m0"), unseen["m0"])
+
+
+def test_translation_with_missing_rows_is_the_regression_of_the_rows_there_are(small: Spaces) -> None:
+    """Two spaces: the decoder of one is a ridge of its rows on the other's codes."""
+    spaces = {name: x - x.mean(0) for name, x in small.items() if name in ("m0", "m1")}
+    aligner = GCPA("none", gpa=GPA(standardize="center")).fit(spaces)
+    v, u = (aligner.transform(spaces[name], source=name) for name in spaces)
+    penalty = 1e-3 * v.square().sum() / 8
+    stacked = torch.cat([v, penalty.sqrt() * torch.eye(8, dtype=torch.float64)])
+    expected = torch.linalg.lstsq(stacked, torch.cat([u, penalty.sqrt() * torch.eye(8, dtype=torch.float64)])).solution
+    torch.testing.assert_close(aligner.decoders_["m1"], expected, rtol=0, atol=1e-10)
+    padded = {name: torch.cat([x, torch.zeros(40, 8, dtype=torch.float64)]) for name, x in spaces.items()}
+    have = torch.arange(160) < 120
+    masked = GCPA("none", gpa=GPA(standardize="center")).fit(padded, masks={"m0": have, "m1": have})
+    torch.testing.assert_close(masked.decoders_["m1"], expected, rtol=0, atol=1e-8)
+
+
 def test_drift_is_that_of_the_rows_fitted(small: Spaces) -> None:
     aligner = GCPA("model_ridge").fit(small)
     cosines = [
@@ -162,10 +200,19 @@ def test_a_newcomer_leaves_every_map_as_it_was(rung: str) -> None:
     known = {name: train[name] for name in ("m0", "m1", "m2")}
     aligner = GCPA(rung, ridge=0.1, shrinkage=0.1, mlp_max_steps=40).fit(known)  # type: ignore[arg-type]
     before = {name: aligner.transform(x, source=name) for name, x in unseen.items() if name in known}
+    between = {
+        (source, target): aligner.translate(unseen[source], source=source, target=target)
+        for source in known
+        for target in known
+    }
     certificate = aligner.add("m3", train["m3"])
     assert certificate.p_value == 1 / 200
     for name, codes in before.items():
         assert torch.equal(aligner.transform(unseen[name], source=name), codes)
+    for source in known:
+        for target in known:
+            found = aligner.translate(unseen[source], source=source, target=target)
+            assert torch.equal(found, between[source, target])
     added = rank1(aligner, unseen)
     assert added == pytest.approx(rank1(aligner.refit(), unseen), abs=0.05)
     assert aligner.names_ == ("m0", "m1", "m2", "m3")
