@@ -25,6 +25,7 @@ from neigenmaps.graphs.graph import as_graph
 from neigenmaps.graphs.operators import Operator, Rows, in_chunks, take
 
 POWER_ROUNDS = 50
+WHOLE_NODES = 8192  # up to so many, all values are kept (256 MB) instead of summed over features in every batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,9 +84,12 @@ class NodeOperator(Operator):
     def __init__(self, rows: Rows, kernel: NodeKernel, *, shift: float, device: torch.device) -> None:
         self.rows, self.shift, self.device = rows, shift, device
         self.factor_ND = kernel.factor(rows).to(device)
+        self.kernel_NN = self.factor_ND @ self.factor_ND.T if len(self.factor_ND) <= WHOLE_NODES else None
 
     def block(self, index_B: Tensor) -> Tensor:
         """Kernel values between nodes, (B,) -> (B, B)."""
+        if self.kernel_NN is not None:
+            return self.kernel_NN[index_B][:, index_B]
         factor_BD = self.factor_ND[index_B]
         return factor_BD @ factor_BD.T
 

@@ -57,6 +57,15 @@ def test_the_network_finds_its_eigenfunctions(words: np.ndarray, graph: Graph) -
     np.testing.assert_allclose(fitted.transform(words[:7]), scaled[:7], rtol=1e-4, atol=1e-5)  # no graph is asked
 
 
+def test_values_kept_or_summed_in_every_batch(words: np.ndarray, graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = torch.tensor([5, 2, 80])
+    kept = NodeOperator(torch.from_numpy(words), NodeKernel(graph), shift=0.0, device=torch.device("cpu"))
+    monkeypatch.setattr("neigenmaps.graphs.node_kernel.WHOLE_NODES", N - 1)
+    summed = NodeOperator(torch.from_numpy(words), NodeKernel(graph), shift=0.0, device=torch.device("cpu"))
+    assert summed.kernel_NN is None
+    torch.testing.assert_close(kept.block(index), summed.block(index))
+
+
 def test_moments_are_those_of_the_centred_kernel_with_the_constant_added(words: np.ndarray, graph: Graph) -> None:
     rows = torch.from_numpy(words)
     operator = NodeOperator(rows, NodeKernel(graph), shift=0.0, device=torch.device("cpu"))

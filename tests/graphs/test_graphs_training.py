@@ -13,9 +13,10 @@ from neigenmaps.cli import train
 from neigenmaps.errors import CheckpointError, InputError, NotFittedError
 from neigenmaps.features import FeatureSet
 from neigenmaps.training.nodes import NodesDataModule, NodesModule, is_about_nodes
+from oracles import graphs as oracle
 
 CONFIG = Path(__file__).parent.parent.parent / "configs" / "cora.yaml"
-SMALL = ["--model.in_features=12", "--model.width=8", "--model.hidden=32", "--data.batch_size=64", "--model.lr=1e-2"]
+SMALL = ["--model.in_features=12", "--model.width=8", "--model.hidden=32", "--data.batch_size=60", "--model.lr=1e-2"]
 QUIET = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.logger=false"]
 
 
@@ -39,10 +40,17 @@ def fit(graph: Path, folder: Path, patch: pytest.MonkeyPatch, *options: str) -> 
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.parametrize(
+    "source",
+    [
+        ["--data.source=kernel", "--trainer.max_epochs=80"],  # an epoch is 2 batches of nodes, or 7 to 9 of edges
+        ["--data.source=pairs", "--data.walk_steps=1", "--trainer.max_epochs=15"],
+    ],
+)
 def test_a_run_from_configuration_to_codes(
-    blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], source: list[str]
 ) -> None:
-    fit(blocks, tmp_path, monkeypatch, "--run.version=v", "--trainer.max_epochs=15")
+    fit(blocks, tmp_path, monkeypatch, "--run.version=v", *source)
     run = tmp_path / "cora" / "v"
     summary = json.loads((run / "summary.json").read_text())
     assert summary["linear_probe"]["2"] >= 0.8  # two functions tell three blocks apart
@@ -72,7 +80,10 @@ def test_what_does_not_fit_is_said(
 ) -> None:
     for options, words in (
         (["--model.in_features=1433"], "set model.in_features to 12"),
-        (["--data.batch_size=100000"], "lower data.batch_size"),
+        (["--data.batch_size=121"], "exceeds the 120 nodes: lower data.batch_size"),
+        (["--data.batch_size=100000", "--data.source=pairs"], "edges: lower data.batch_size"),
+        (["--data.own=-1"], "own and rarity of at least 0"),
+        (["--model.objective.init_args.nesting=joint"], "set data.source to pairs"),
         ([f"--data.graph={tmp_path / 'none.npz'}"], "npz file"),
     ):
         with pytest.raises(SystemExit, match=words):
@@ -106,12 +117,38 @@ def test_refusals_of_the_parts(blocks: Path) -> None:
         module.check_checkpoint({"model_config": {}})
 
 
-def test_pairs_depend_on_seed_epoch_and_batch_alone(blocks: Path) -> None:
+@pytest.mark.parametrize("source", ["kernel", "pairs"])
+def test_batches_depend_on_seed_epoch_and_batch_alone(blocks: Path, source: Any) -> None:
     def views(seed: int) -> list[Any]:
-        data = NodesDataModule(str(blocks), batch_size=32, seed=seed)
+        data = NodesDataModule(str(blocks), batch_size=32, source=source, seed=seed)
         data.setup()
         return [data.on_after_batch_transfer(batch, 0)["views"] for batch in data.train_dataloader()]
 
     for one, same, other in zip(views(0), views(0), views(1), strict=True):
         assert torch.equal(one, same)
         assert not torch.equal(one, other)
+
+
+def test_a_batch_has_the_kernel_between_its_nodes(blocks: Path) -> None:
+    data = NodesDataModule(str(blocks), batch_size=50, walk_steps=1, own=1.0, rarity=0.0)
+    data.setup()
+    batch = next(iter(data.train_dataloader()))
+    made = data.on_after_batch_transfer(batch, 0)
+    x = data.rows.numpy()
+    index = batch["index"].numpy()
+    torch.testing.assert_close(made["views"], data.rows[batch["index"]][None])
+    whole = oracle.node_kernel(data.graph.adjacency.toarray(), x, 1, 1.0, 0.0)
+    np.testing.assert_allclose(made["kernel"], whole[np.ix_(index, index)], atol=1e-3)
+
+
+def test_codes_are_scaled_as_asked() -> None:
+    rows = torch.randn(9, 12, generator=torch.Generator().manual_seed(0))
+    codes = {}
+    for scaling in ("unit", "sqrt_eigenvalue", "eigenvalue"):
+        torch.manual_seed(0)
+        module = NodesModule(12, width=3, hidden=8, scaling=scaling)
+        module.ritz_rotation.copy_(torch.eye(3))
+        module.eigenvalues.copy_(torch.tensor([1.0, 0.25, 0.04]))
+        codes[scaling] = module.encode(rows)
+    torch.testing.assert_close(codes["sqrt_eigenvalue"], codes["unit"] * torch.tensor([1.0, 0.5, 0.2]))
+    torch.testing.assert_close(codes["eigenvalue"], codes["unit"] * torch.tensor([1.0, 0.25, 0.04]))
