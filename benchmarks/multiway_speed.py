@@ -205,7 +205,7 @@ def methods(network_seconds: float) -> dict[str, dict[str, Callable[[Spaces, int
     published = PublishedGCPA(network_seconds)
     return {
         "GPA": {
-            "neigenmaps": our_gpa(1e-6),
+            "neigenmaps": our_gpa(2e-6),
             "neigenmaps, tolerance 1e-4": our_gpa(1e-4),
             "published, 100 rounds": published.fit_gpa,
         },
