@@ -13,8 +13,7 @@ from torch import Tensor
 from neigenmaps.data import DatasetSplits
 from neigenmaps.errors import NeigenmapsError
 from neigenmaps.evaluation import code_lengths
-from neigenmaps.evaluation.alignments import read_alignments
-from neigenmaps.evaluation.comparison import RITZ, compare_lengths
+from neigenmaps.evaluation.comparison import RITZ, compare_lengths, readings
 from neigenmaps.evaluation.linear_probe import linear_probe_accuracy
 from neigenmaps.features import FeatureSet, fingerprint_rows
 from neigenmaps.files import whole_file
@@ -109,13 +108,11 @@ def finish_run(model: NeuralEigenmapModel, data: ViewsDataModule, folder: Path, 
     )
     summary: dict[str, object] = {"eigenvalues": model.eigenvalues.tolist(), "rank": int(model.ritz_rank)}
     if splits.train.labels_N is not None and splits.test.labels_N is not None:
-        curves = compare_lengths(model, splits, outputs)
+        curves = compare_lengths(readings(model, splits, outputs))
         summary["by_length"] = {name: curve.as_dict() for name, curve in curves.items()}
         plot_truncation(curves, folder / "truncation.png")
         console.print(truncation_table(curves))
     console.print(eigenvalue_table(model.eigenvalues.cpu()))
-    if alignments := read_alignments(folder / "alignment"):
-        summary["alignment"] = {str(one.step): one.headlines() for one in alignments}
     with whole_file(folder / "summary.json") as path:
         path.write_text(json.dumps(summary, indent=2) + "\n")
     console.print(

@@ -80,7 +80,10 @@ class FeatureSet:
 
         Raises CheckpointError when the file is missing, damaged, of another kind, or holds NaN.
         """
-        metadata, tensors = _read(Path(path))
+        make, again = "write one with FeatureSet.save", "embed again"
+        metadata, tensors = read_tensors(Path(path), "a feature file", make=make, again=again)
+        if metadata.get("format") != FORMAT:
+            raise CheckpointError(f"expected format {FORMAT!r} in {path}, got {metadata.get('format')!r}: {again}")
         try:
             if _digest(tensors) != metadata["digest"]:
                 raise CheckpointError(f"{path} is damaged: its tensors differ from those that were saved; embed again")
@@ -114,18 +117,19 @@ def fingerprint_rows(rows: Tensor) -> str:
     return _digest({"rows": rows.detach().cpu().contiguous()})
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+def read_tensors(path: Path, what: str, *, make: str, again: str) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a safetensors file. what, make, again: for errors, what it is and how one comes by it.
+
+    Raises CheckpointError when the file is missing or cut short.
+    """
     if not path.is_file():
-        raise CheckpointError(f"expected a feature file at {path}, found none: write one with FeatureSet.save")
+        raise CheckpointError(f"expected {what} at {path}, found no file: {make}")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
+            return file.metadata() or {}, tensors
     except SafetensorError as error:
-        raise CheckpointError(f"{path} cannot be read as safetensors ({error}): embed again") from error
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"expected format {FORMAT!r} in {path}, got {metadata.get('format')!r}: embed again")
-    return metadata, tensors
+        raise CheckpointError(f"{path} cannot be read as safetensors ({error}): {again}") from error
 
 
 def _provenance(metadata: dict[str, str]) -> dict[str, str]:

@@ -20,7 +20,7 @@ from neigenmaps.cli import train
 from neigenmaps.data import DatasetSplits, ImageStore, load_splits
 from neigenmaps.errors import CheckpointError, InputError, ShapeError
 from neigenmaps.evaluation import knn_accuracy
-from neigenmaps.evaluation.comparison import compare_lengths
+from neigenmaps.evaluation.comparison import compare_lengths, readings
 from neigenmaps.features import FeatureSet
 from neigenmaps.functional.ranking import retrieval_map
 from neigenmaps.nn import NeuralEigenmapModel
@@ -99,19 +99,20 @@ def test_a_comparison_needs_labels(finished: Path) -> None:
     model = NeuralEigenmapModel.from_pretrained(finished / "model")
     bare = ImageStore.from_tensors(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), source="bare")
     with pytest.raises(InputError, match="needs labels"):
-        compare_lengths(model, DatasetSplits(bare, bare), (torch.zeros(4, 4), torch.zeros(4, 4)))
+        readings(model, DatasetSplits(bare, bare), (torch.zeros(4, 4), torch.zeros(4, 4)))
 
 
 def test_a_comparison_thins_images_and_outputs_alike(finished: Path, few_digits: Path) -> None:
     model = NeuralEigenmapModel.from_pretrained(finished / "model")
     splits = load_splits(str(few_digits))
     train, test = (model.encode(store.images_NCHW, space="projector") for store in splits)
-    found = compare_lengths(model, splits, (train, test), max_bank=50, max_queries=20)
+    found = compare_lengths(readings(model, splits, (train, test), max_bank=50, max_queries=20))
     thin = DatasetSplits(splits.train.thin(50), splits.test.thin(20))
-    again = compare_lengths(model, thin, (train[splits.train.thin_rows(50)], test[splits.test.thin_rows(20)]))
+    outputs = train[splits.train.thin_rows(50)], test[splits.test.thin_rows(20)]
+    again = compare_lengths(readings(model, thin, outputs))
     assert found == again
     with pytest.raises(ShapeError, match=r"outputs of \[70, 30\] images, got \[69, 30\]"):
-        compare_lengths(model, splits, (train[1:], test))
+        readings(model, splits, (train[1:], test))
 
 
 def test_thinning() -> None:

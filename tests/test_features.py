@@ -153,7 +153,7 @@ def test_consistent_files_with_wrong_tensors_are_refused(tmp_path: Path, tensors
 
 def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "probe.safetensors"
-    with pytest.raises(CheckpointError, match="found none"):
+    with pytest.raises(CheckpointError, match="found no file"):
         FeatureSet.load(path)
     path.write_bytes(b"not safetensors")
     with pytest.raises(CheckpointError, match="cannot be read"):

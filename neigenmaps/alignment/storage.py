@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from neigenmaps.errors import CheckpointError
-from neigenmaps.features import fingerprint_rows
+from neigenmaps.features import fingerprint_rows, read_tensors
 from neigenmaps.files import whole_file
 
 FORMAT = "neigenmaps.aligner/1"
@@ -29,14 +28,7 @@ def write_state(path: str | Path, kind: str, tensors: dict[str, Tensor], header:
 def read_state(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What `write_state` wrote. Raises CheckpointError when the file is missing, damaged, or holds another kind."""
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"expected an aligner at {path}, found no file: write one with save")
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} cannot be read as safetensors ({error}): save it again") from error
+    text, tensors = read_tensors(path, "an aligner", make="write one with save", again="save it again")
     if text.get("format") != FORMAT or text.get("kind") != kind:
         if text.get("format") == FORMAT:
             raise CheckpointError(f"{path} holds a {text.get('kind')}, not a {kind}: load it as what it is")

@@ -17,7 +17,7 @@ from rich.table import Table
 from neigenmaps.commands.checkpoint import CHECKPOINT_HELP, add_place_arguments, load_model
 from neigenmaps.data import DatasetSplits, load_splits
 from neigenmaps.data.rows import store_with_channels
-from neigenmaps.evaluation.comparison import compare_rotations, reports_by_length
+from neigenmaps.evaluation.comparison import compare_rotations, readings, reports_by_length
 from neigenmaps.files import whole_file
 from neigenmaps.functional.ranking import RetrievalReport
 from neigenmaps.provenance import provenance
@@ -62,8 +62,9 @@ def run(arguments: argparse.Namespace) -> None:
     with console.status(f"Encoding {len(splits.train)} and {len(splits.test)} images"):
         train, test = (model.encode(store.images_NCHW, space="projector").cpu() for store in splits)
     with console.status("Measuring every code length"):
-        reports = reports_by_length(model, splits, (train, test), k=arguments.k)  # first, as k can be refused
-        curves = compare_rotations(model, splits, (train, test))
+        read = readings(model, splits, (train, test), max_bank=arguments.max_bank, max_queries=arguments.max_queries)
+        reports = reports_by_length(read, k=arguments.k)  # first, as k can be refused
+        curves = compare_rotations(read)
     console.print(truncation_table(curves))
     console.print(_scores_table(reports, arguments.k))
     record = {

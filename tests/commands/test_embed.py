@@ -39,8 +39,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray((image * 15).astype(np.uint8)).save(path)
     (place / "no_image.png").write_text("text")
-    main(["embed", str(place / "model"), str(place / "images"), "--out", str(place / "codes.safetensors"), "--dims=10"])
+    main(embed_line(place, place / "codes.safetensors", "--dims=10"))
     return place
+
+
+def embed_line(place: Path, out: Path, *options: str) -> list[str]:
+    return ["embed", str(place / "model"), str(place / "images"), "--out", str(out), *options]
 
 
 def refused(*arguments: object) -> str:
@@ -69,15 +73,7 @@ def test_every_kind_of_checkpoint_gives_the_same_codes(
 
 
 def test_shards_say_what_is_missing(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = [
-        "embed",
-        str(place / "model"),
-        str(place / "images"),
-        "--out",
-        str(tmp_path / "c"),
-        "--block=10",
-        "--dims=10",
-    ]
+    line = embed_line(place, tmp_path / "c", "--block=10", "--dims=10")
     main([*line, "--shard=1/2"])
     assert "other shards still have 2 blocks" in capsys.readouterr().out
     main([*line, "--shard=0/2"])
@@ -155,7 +151,7 @@ def test_mistakes_are_answered(place: Path, monkeypatch: pytest.MonkeyPatch, cha
 
 
 def test_other_mistakes_of_embed(place: Path, tmp_path: Path) -> None:
-    line = ["embed", place / "model", place / "images", "--out", place / "codes.safetensors"]
+    line = embed_line(place, place / "codes.safetensors")
     before = (place / "codes.safetensors").read_bytes()
     assert "holds codes of another job" in refused(*line, "--dims=3")
     assert (place / "codes.safetensors").read_bytes() == before
@@ -180,15 +176,7 @@ main(sys.argv[2:])
 
 @pytest.mark.slow
 def test_killed_by_signal_9_at_every_block_nothing_is_lost(place: Path, tmp_path: Path) -> None:
-    line = [
-        "embed",
-        str(place / "model"),
-        str(place / "images"),
-        "--out",
-        str(tmp_path / "c"),
-        "--block=6",
-        "--dims=10",
-    ]
+    line = embed_line(place, tmp_path / "c", "--block=6", "--dims=10")
     for saves in (0, 1, 1, 1, 0):  # four blocks, then the joined file
         ran = subprocess.run([sys.executable, "-c", KILLED, str(saves), *line], capture_output=True, check=False)
         assert ran.returncode == -9, ran.stderr

@@ -11,7 +11,7 @@ from neigenmaps.__main__ import main
 from neigenmaps.data import load_splits
 from neigenmaps.data.rows import store_with_channels
 from neigenmaps.evaluation import linear_probe_accuracy, truncation_curve
-from neigenmaps.evaluation.comparison import OURS_PCA, RANDOM, RITZ, compare_rotations
+from neigenmaps.evaluation.comparison import OURS_PCA, RANDOM, RITZ, compare_rotations, readings
 from neigenmaps.functional.ranking import mean_average_precision
 from neigenmaps.nn import NeuralEigenmapModel
 
@@ -49,7 +49,7 @@ def test_rotations_agree_where_nothing_is_cut(finished: Path, few_digits: Path) 
     splits = load_splits(str(few_digits))
     model = NeuralEigenmapModel.from_pretrained(finished / "model")
     train, test = (model.encode(store.images_NCHW, space="projector") for store in splits)
-    curves = compare_rotations(model, splits, (train, test), n_draws=2, max_probed=30)
+    curves = compare_rotations(readings(model, splits, (train, test)), n_draws=2, max_probed=30)
     a, b = curves["ours, as trained"][0], curves[OURS_PCA][0]
     assert a.dims[-1] == b.dims[-1]
     assert a.retrieval_map[-1] == pytest.approx(b.retrieval_map[-1], rel=1e-4)
