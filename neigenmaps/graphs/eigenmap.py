@@ -63,7 +63,8 @@ class NeuralEigenmap(TransformerMixin, BaseEstimator):
     shift: learns T + shift I, for kernels with eigenvalues below zero among those wanted: at least the size of the most
         negative one. eigenvalues_ are those of T.
     solver: "objective" trains on the kernel or on pairs, and needs no more memory than a batch; "eigenvectors", for graphs,
-        first solves the whole graph's smoothest functions and fits the network to them: ten times as fast, or more.
+        first solves the whole graph's smoothest functions and fits the network to them: ten times as fast, or more. Functions
+        near -1, which an even walk brings to the front, are not among them.
     span: "hidden" solves the last layer over all hidden units; "outputs" only orders the n_components outputs that were
         trained, which is less exact on the rows given and follows them less where there are few.
     scaling: "unit" variance; "sqrt_eigenvalue", with which inner products are the kernel; "eigenvalue", with which they are
