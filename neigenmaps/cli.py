@@ -26,8 +26,9 @@ from neigenmaps.reporting import (
     truncation_table,
 )
 from neigenmaps.reporting.run_report import report_run
-from neigenmaps.training import EigenmapCLI, ViewsDataModule
+from neigenmaps.training import EigenmapCLI, EigenmapModule, ViewsDataModule
 from neigenmaps.training.nodes import NodesCLI, NodesDataModule, NodesModule, is_about_nodes
+from neigenmaps.training.sharding import whole
 
 GALLERY_IMAGES = 2_000  # enough to show extremes of each function
 HARMLESS = (  # warnings of Lightning that no user can act on
@@ -50,6 +51,8 @@ def train(args: list[str] | None = None, *, default_config: Path | None = None) 
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     try:
         cli = NodesCLI() if is_about_nodes(args) else EigenmapCLI()
+        if isinstance(cli, EigenmapCLI) and isinstance(cli.model, EigenmapModule):
+            cli.model.model = whole(cli.model.model)  # all processes must ask; one goes on
         if cli.config.subcommand == "fit" and cli.trainer.is_global_zero:
             console = Console()
             if cli.steps_taken:
@@ -81,7 +84,11 @@ def finish_nodes(module: NodesModule, data: NodesDataModule, folder: Path, conso
         train, test = graph.splits["train"], graph.splits["test"]
         accuracies = {
             length: linear_probe_accuracy(
-                codes[train, :length], graph.labels_N[train], codes[test, :length], graph.labels_N[test]
+                codes[train, :length],
+                graph.labels_N[train],
+                codes[test, :length],
+                graph.labels_N[test],
+                proportions=True,
             )
             for length in code_lengths(rank)
         }

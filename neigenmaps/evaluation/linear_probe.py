@@ -46,11 +46,13 @@ def linear_probe_accuracy(
     held_out: float = 0.2,
     seed: int = 0,
     max_iter: int = 200,
+    proportions: bool = False,
 ) -> float:
     """Share of labelled queries that a probe fitted on the bank classifies correctly.
 
     The ridge is the largest of those in `l2_grid` that do best on a random `held_out` share of the bank, drawn by
-    `seed`. Negative labels are unlabelled and left out on either side.
+    `seed`. Negative labels are unlabelled and left out on either side. proportions: divide all columns by one number instead
+    of each by its own, where their sizes say how much they count: codes scaled by their eigenvalue, with few labels.
 
     Raises:
         ShapeError, NonFiniteError: as for kNN.
@@ -64,28 +66,39 @@ def linear_probe_accuracy(
     queries_QF, query_labels_Q = _labelled("query", queries_QF, query_labels_Q)
     l2, start = l2_grid[0], None
     if len(l2_grid) > 1:
-        l2, start = _choose_l2(bank_NF, bank_labels_N, l2_grid, held_out, seed, max_iter)
-    probe = fit_linear_probe(bank_NF, bank_labels_N, l2=l2, max_iter=max_iter, start=start)
+        l2, start = _choose_l2(bank_NF, bank_labels_N, l2_grid, held_out, seed, max_iter, proportions)
+    probe = fit_linear_probe(bank_NF, bank_labels_N, l2=l2, max_iter=max_iter, start=start, proportions=proportions)
     return _accuracy(probe, queries_QF, query_labels_Q)
 
 
 def fit_linear_probe(
-    features_NF: Tensor, labels_N: Tensor, *, l2: float, max_iter: int = 200, start: LinearProbe | None = None
+    features_NF: Tensor,
+    labels_N: Tensor,
+    *,
+    l2: float,
+    max_iter: int = 200,
+    start: LinearProbe | None = None,
+    proportions: bool = False,
 ) -> LinearProbe:
     """Minimise mean cross-entropy + l2 / 2 * ||W||^2 over weights and an unpenalised bias.
 
     start: a probe to begin from, such as that of another ridge; one of other classes or features is left out.
+    proportions: as in `linear_probe_accuracy`.
     Works where the caller has switched gradients off, inference mode included.
     """
     check_labelled_codes("bank", features_NF, labels_N)
     with torch.inference_mode(False), torch.no_grad(), few_threads(features_NF.numel()):
-        return _fit(features_NF, labels_N, l2, max_iter, start)
+        return _fit(features_NF, labels_N, l2, max_iter, start, proportions)
 
 
-def _fit(features_NF: Tensor, labels_N: Tensor, l2: float, max_iter: int, start: LinearProbe | None) -> LinearProbe:
+def _fit(
+    features_NF: Tensor, labels_N: Tensor, l2: float, max_iter: int, start: LinearProbe | None, proportions: bool
+) -> LinearProbe:
     classes_C, class_N = labels_N.unique(return_inverse=True)
     x_NF = features_NF.detach().double()
     mean_F, spread_F = x_NF.mean(dim=0), x_NF.std(dim=0, correction=0)
+    if proportions:
+        spread_F = spread_F.square().mean().sqrt().expand_as(spread_F)
     scale_F = torch.where(spread_F > 0, spread_F, 1.0)  # a constant column stays 0 instead of becoming NaN
     x_NF = (x_NF - mean_F) / scale_F
     weight_FC, bias_C = x_NF.new_zeros(x_NF.shape[1], len(classes_C)), x_NF.new_zeros(len(classes_C))
@@ -109,7 +122,13 @@ def _fit(features_NF: Tensor, labels_N: Tensor, l2: float, max_iter: int, start:
 
 
 def _choose_l2(
-    bank_NF: Tensor, labels_N: Tensor, l2_grid: Sequence[float], held_out: float, seed: int, max_iter: int
+    bank_NF: Tensor,
+    labels_N: Tensor,
+    l2_grid: Sequence[float],
+    held_out: float,
+    seed: int,
+    max_iter: int,
+    proportions: bool,
 ) -> tuple[float, LinearProbe]:
     """The best ridge, and the probe that it was judged by."""
     n_held_out = round(held_out * len(bank_NF))
@@ -124,7 +143,9 @@ def _choose_l2(
     probes: dict[float, LinearProbe] = {}
     for l2 in sorted(l2_grid, reverse=True):
         last = next(reversed(probes.values()), None)
-        probes[l2] = fit_linear_probe(bank_NF[train], labels_N[train], l2=l2, max_iter=max_iter, start=last)
+        probes[l2] = fit_linear_probe(
+            bank_NF[train], labels_N[train], l2=l2, max_iter=max_iter, start=last, proportions=proportions
+        )
     best = max(
         probes, key=lambda l2: _accuracy(probes[l2], bank_NF[test], labels_N[test])
     )  # of equals the larger ridge

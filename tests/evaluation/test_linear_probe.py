@@ -100,3 +100,25 @@ def test_threads_are_given_back() -> None:
     with few_threads(SMALL):
         assert torch.get_num_threads() == before
     assert torch.get_num_threads() == before
+
+
+def test_columns_in_their_own_proportions() -> None:
+    """Few labels, two columns that tell the classes apart and 40 small ones of noise, which standardising would blow up."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(2).repeat_interleave(200)
+    x = torch.randn(400, 42, generator=generator)
+    x[:, :2] += 2.5 * (2 * labels[:, None] - 1)
+    x[:, 2:] *= 0.01
+    bank = torch.randperm(400, generator=generator)[:20]
+    rest = torch.ones(400, dtype=torch.bool).index_fill(0, bank, value=False)
+    each, together = (
+        linear_probe_accuracy(x[bank], labels[bank], x[rest], labels[rest], l2_grid=[0.1], proportions=proportions)
+        for proportions in (False, True)
+    )
+    assert together >= 0.99
+    assert each < together
+    alike = (x - x.mean(0)) / x.std(0, correction=0)  # columns of one size: both are the same
+    probes = [fit_linear_probe(alike, labels, l2=0.1, proportions=proportions) for proportions in (False, True)]
+    torch.testing.assert_close(probes[0].weight_FC, probes[1].weight_FC)
+    larger = fit_linear_probe(1000 * x, labels, l2=0.1, proportions=True)
+    assert torch.equal(larger.predict(1000 * x), fit_linear_probe(x, labels, l2=0.1, proportions=True).predict(x))
