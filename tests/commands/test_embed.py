@@ -162,13 +162,13 @@ def test_other_mistakes_of_embed(place: Path, tmp_path: Path) -> None:
 
 KILLED = """
 import os, signal, sys
-from neigenmaps.retrieval import embedding
-save, left = embedding.CodeStore.save, [int(sys.argv[1])]
-def save_and_die(self, path):
+from neigenmaps import files
+replace, left = os.replace, [int(sys.argv[1])]
+def replace_and_die(source, target):
     left[0] -= 1
-    if left[0] < 0: os.kill(os.getpid(), signal.SIGKILL)
-    save(self, path)
-embedding.CodeStore.save = save_and_die
+    if left[0] < 0: os.kill(os.getpid(), signal.SIGKILL)  # the file is written, but not in its place
+    replace(source, target)
+files.os.replace = replace_and_die
 from neigenmaps.__main__ import main
 main(sys.argv[2:])
 """
@@ -177,10 +177,12 @@ main(sys.argv[2:])
 @pytest.mark.slow
 def test_killed_by_signal_9_at_every_block_nothing_is_lost(place: Path, tmp_path: Path) -> None:
     line = embed_line(place, tmp_path / "c", "--block=6", "--dims=10")
-    for saves in (0, 1, 1, 1, 0):  # four blocks, then the joined file
-        ran = subprocess.run([sys.executable, "-c", KILLED, str(saves), *line], capture_output=True, check=False)
+    for renamed in (0, 1, 2, 2, 2, 2, 0):  # the description, four blocks of two files, the joined file
+        ran = subprocess.run([sys.executable, "-c", KILLED, str(renamed), *line], capture_output=True, check=False)
         assert ran.returncode == -9, ran.stderr
         assert not (tmp_path / "c").exists()
+    assert len(list(tmp_path.glob(".c.*"))) == 1  # each killed writer's file went when the next one wrote
+    assert len(list((tmp_path / "c.parts").glob("0*.json"))) == 4
     main(line)
     a, b = CodeStore.load(tmp_path / "c"), CodeStore.load(place / "codes.safetensors")
     np.testing.assert_allclose(a.prefix(10), b.prefix(10), atol=1e-6)

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
 
 from neigenmaps.errors import InputError, NonFiniteError, ShapeError
-from neigenmaps.reporting import figures
 from neigenmaps.reporting.alignment_figures import (
     plot_alignment,
     plot_distortion,
@@ -21,15 +20,6 @@ from neigenmaps.reporting.alignment_figures import (
     plot_universe,
 )
 from neigenmaps.reporting.report import Series
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """Every figure that was written, so that a test can read what is on it."""
-    seen: list[Figure] = []
-    write = figures._write
-    monkeypatch.setattr(figures, "_write", lambda figure, path: (seen.append(figure), write(figure, path)))
-    return seen
 
 
 def assert_png(path: Path) -> None:

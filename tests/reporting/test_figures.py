@@ -22,15 +22,6 @@ CURVES = {
 }
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """Every figure that was written, so that a test can read what is on it."""
-    seen: list[Figure] = []
-    write = figures._write
-    monkeypatch.setattr(figures, "_write", lambda figure, path: (seen.append(figure), write(figure, path)))
-    return seen
-
-
 def assert_png(path: Path) -> None:
     assert path.read_bytes().startswith(PNG)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
