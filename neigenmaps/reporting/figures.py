@@ -52,6 +52,29 @@ def plot_truncation(curves: Curves, path: str | Path, *, levels: Collection[str]
     _write(figure, path)
 
 
+def plot_truncation_panels(
+    panels: Mapping[str, Mapping[str, Mapping[int, Spread]]], path: str | Path, *, levels: Collection[str] = ()
+) -> None:
+    """Draw one measure over code length for several data sets, a panel each, and write them to `path` as PNG.
+
+    panels: spread by title, method and code length. levels: as in `plot_truncation`. Raises InputError without panels.
+    """
+    if not panels:
+        raise InputError("expected one panel or more, got none: give spreads by title, method and code length")
+    figure = Figure(figsize=(max(8.4 * len(panels) / 4, 4.2), 3.2), layout="constrained")
+    for axes, (title, by_method) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        lines = {method: spread for method, spread in by_method.items() if method not in levels}
+        for style, (method, by_length) in enumerate(lines.items()):
+            _draw_line(axes, by_length, style, method)
+        for method in [method for method in by_method if method in levels]:
+            _draw_level(axes, by_method[method], method)
+        _length_axis(axes, lengths_of(lines or by_method))
+        axes.set_title(title, fontsize=10, loc="left")
+        _plain(axes)
+    _legend_below(figure, n_entries=max(len(by_method) for by_method in panels.values()))
+    _write(figure, path)
+
+
 def plot_eigenvalues(eigenvalues: Mapping[str, Tensor], path: str | Path) -> None:
     """Draw eigenvalues (K,) by method over their number (base-2 axis), and write them to `path` as PNG."""
     if not eigenvalues:
