@@ -9,9 +9,11 @@ from neigenmaps.training.datamodule import RowLoader, ViewsDataModule
 from neigenmaps.training.gather import gather_rows
 from neigenmaps.training.module import EigenmapModule
 from neigenmaps.training.ritz import FitRitz, fit_ritz, ritz_of
+from neigenmaps.training.sharding import FSDP
 from neigenmaps.training.weight_averaging import EMAWeights
 
 __all__ = [
+    "FSDP",
     "AlignmentMonitor",
     "CollapseGuard",
     "EMAWeights",

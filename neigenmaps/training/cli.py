@@ -34,6 +34,7 @@ from neigenmaps.training.datamodule import ViewsDataModule
 from neigenmaps.training.module import EigenmapModule
 from neigenmaps.training.parser import SuggestingParser
 from neigenmaps.training.ritz import FitRitz
+from neigenmaps.training.sharding import FSDP
 from neigenmaps.training.weight_averaging import EMAWeights
 
 STAMP = "NEIGENMAPS_RUN_STAMP"  # processes that Lightning starts inherit it, and so agree on the run folder
@@ -223,6 +224,8 @@ class EigenmapCLI(LightningCLI):
             kwargs["logger"] = [logger(run.root, name=run.name, version=stamp) for logger in loggers]
         if config.trainer.default_root_dir is None:
             kwargs["default_root_dir"] = str(self.run_folder)
+        if config.trainer.strategy == "fsdp":
+            kwargs["strategy"] = FSDP()
         if config.trainer.plugins is None:
             kwargs["plugins"] = [WholeCheckpointIO()]
         self.trainer_defaults["callbacks"] = self._callbacks(config)

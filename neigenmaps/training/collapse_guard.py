@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
@@ -80,6 +81,7 @@ class CollapseGuard(Callback):
         self._snapshot: Snapshot | None = None
         self._buffers: list[Tensor] = []
         self._kept: Tensor = torch.empty(0)
+        self._kept_parts: list[Tensor] = []
         self._interval = 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -98,7 +100,7 @@ class CollapseGuard(Callback):
             if isinstance(part, _BatchNorm)
             for buffer in running_statistics(part)
         ]
-        self._kept = flat(self._buffers)
+        self._keep_as_they_are()
         self._take_snapshot(trainer, pl_module)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
@@ -108,13 +110,19 @@ class CollapseGuard(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        size = torch.stack(torch._foreach_norm(gradients)).sum() + self._loss  # NaN and infinity pass through sums
+        sharded = any(isinstance(gradient, DTensor) for gradient in gradients)
+        parts = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
+        size = torch.stack(torch._foreach_norm(parts)).sum() + self._loss  # NaN and infinity pass through sums
+        if sharded:  # else gradients are equal on all processes
+            size = sum_over_processes(size)
         bad = torch.isfinite(size).logical_not_()
         self._flags.append(bad)
         self._batches.append((trainer.current_epoch, trainer.fit_loop.batch_idx))
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             return
-        if all(group.get("fused") for group in optimizer.param_groups):
+        if getattr(
+            optimizer, "_step_supports_amp_scaling", False
+        ):  # by this name GradScaler knows, too, who reads the flag
             optimizer.found_inf = bad.to(torch.float32)  # type: ignore[attr-defined]
         elif bad:
             for group in optimizer.param_groups:
@@ -130,12 +138,23 @@ class CollapseGuard(Callback):
         if len(self._flags) >= self._interval or trainer.is_last_batch:
             self._check(trainer, pl_module, outputs, batch)
 
+    def _keep_as_they_are(self) -> None:
+        self._kept = flat(self._buffers)
+        parts = self._kept.split([buffer.numel() for buffer in self._buffers]) if self._buffers else ()
+        self._kept_parts = [part.view_as(buffer) for part, buffer in zip(parts, self._buffers, strict=True)]
+
     def _keep_statistics(self) -> None:
         """Running statistics as before a bad step: its forward pass has already changed them."""
-        if self._buffers:
-            self._kept = torch.where(self._flags[-1], self._kept, flat(self._buffers))
-            parts = self._kept.split([buffer.numel() for buffer in self._buffers])
-            torch._foreach_copy_(self._buffers, [part.view_as(b) for part, b in zip(parts, self._buffers, strict=True)])
+        if not self._buffers:
+            return
+        bad = self._flags[-1]
+        if bad.device.type != "cpu":  # to ask would be to wait
+            torch.where(bad, self._kept, flat(self._buffers), out=self._kept)
+            torch._foreach_copy_(self._buffers, self._kept_parts)
+        elif bad:
+            torch._foreach_copy_(self._buffers, self._kept_parts)
+        else:
+            torch._foreach_copy_(self._kept_parts, self._buffers)
 
     def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any) -> None:
         reading = self._read(trainer.global_step, outputs)
@@ -235,7 +254,7 @@ class CollapseGuard(Callback):
             return
         kinds: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}  # one call for all tensors of a kind
         for old, new in zip(tensors(self._snapshot[1:]), tensors((module, optimizer)), strict=True):
-            olds, news = kinds.setdefault((new.dtype, new.device), ([], []))
+            olds, news = kinds.setdefault((type(new), new.dtype, new.device), ([], []))
             olds.append(old)
             news.append(new)
         for olds, news in kinds.values():
@@ -248,7 +267,7 @@ class CollapseGuard(Callback):
     def _roll_back(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> int:
         assert self._snapshot is not None
         pl_module.load_state_dict(self._snapshot.module)
-        self._kept = flat(self._buffers)
+        self._keep_as_they_are()
         optimizer = trainer.optimizers[0]
         rates = [group["lr"] * self.lr_factor for group in optimizer.param_groups]
         optimizer.load_state_dict(copy.deepcopy(self._snapshot.optimizer))

@@ -7,6 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.strategies import FSDPStrategy
 from torch import Tensor
 
 from neigenmaps.errors import CheckpointError, IdentifiabilityWarning, InputError, NonFiniteError
@@ -24,6 +25,7 @@ from neigenmaps.training.optimizers import (
     warmup_cosine,
 )
 from neigenmaps.training.ritz import FitRitz
+from neigenmaps.training.sharding import FSDP, shard
 from neigenmaps.types import Stem
 
 
@@ -75,6 +77,16 @@ class EigenmapModule(pl.LightningModule):
         self.weight_decay = weight_decay
         self.warmup = warmup
         self._guarded = False
+
+    def configure_model(self) -> None:
+        """With `FSDP` the encoder is spread over processes; else nothing is left to do. InputError for Lightning's own."""
+        if isinstance(self.trainer.strategy, FSDPStrategy):
+            raise InputError(
+                "FSDPStrategy is of an older form: use neigenmaps.training.FSDP, or --trainer.strategy fsdp"
+            )
+        if isinstance(self.trainer.strategy, FSDP):
+            assert self.device_mesh is not None
+            shard(self.model, self.device_mesh["data_parallel"])
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """codes: of the views, without the small ones."""

@@ -14,6 +14,7 @@ from neigenmaps.nn import NeuralEigenmapModel
 from neigenmaps.nn.encoders import evaluation_mode
 from neigenmaps.training.datamodule import CHUNK, ViewsDataModule
 from neigenmaps.training.gather import share_buffers, sum_over_processes
+from neigenmaps.training.sharding import gathered
 
 Span = Literal["projector", "backbone"]
 
@@ -39,7 +40,7 @@ def ritz_of(
     _check_pairs(pairs)
     device = model.ritz_rotation.device
     share_buffers(model)
-    with evaluation_mode(model):
+    with evaluation_mode(model), gathered(model):
         sign_rows = _functions(model, data.splits.train.images_NCHW[:CHUNK].to(device), space)
         moments = _moments(model, data, -(-pairs // len(data.splits.train)), space, torch.zeros_like(sign_rows[:1]))
     if not all(torch.isfinite(part).all() for part in moments):

@@ -1,5 +1,6 @@
 """Averaged weights: Lightning's callback, made to end with ordered functions."""
 
+import warnings
 from typing import Any
 
 import pytorch_lightning as pl
@@ -7,6 +8,7 @@ from pytorch_lightning.callbacks import EMAWeightAveraging
 
 from neigenmaps.errors import InputError
 from neigenmaps.training.collapse_guard import CollapseGuard
+from neigenmaps.training.sharding import FSDP
 
 RITZ = ("ritz_rotation", "ritz_mean", "eigenvalues", "ritz_rank")
 
@@ -29,7 +31,11 @@ class EMAWeights(EMAWeightAveraging):
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         if any(isinstance(one, CollapseGuard) for one in callbacks[callbacks.index(self) :]):
             raise InputError("EMAWeights before CollapseGuard would average what the guard takes back: list it after")
-        super().setup(trainer, pl_module, stage)
+        if isinstance(trainer.strategy, FSDP):
+            raise InputError("EMAWeights keeps a whole copy of the model, which FSDP spreads: leave one of them out")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback with a model that")
+            super().setup(trainer, pl_module, stage)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
