@@ -31,7 +31,7 @@ def shard(model: NeuralEigenmapModel, mesh: DeviceMesh) -> None:
     """Spread backbone and projector, each gathered as one when it computes. Once is enough: a sharded model stays as it is."""
     if is_sharded(model):
         return
-    model.backbone.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # others can't be cut
+    model.backbone.to(memory_format=torch.contiguous_format)  # others can't be cut
     for part in (model.backbone, model.projector, model):
         fully_shard(part, mesh=mesh)
 
