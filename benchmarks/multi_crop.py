@@ -77,17 +77,17 @@ def epochs_of_equal_time(epochs: int) -> dict[str, int]:
 def table(runs: list[dict[str, Any]]) -> str:
     lines = []
     for measure, title in MEASURES.items():
-        lines += [f"| {title}, after Rayleigh-Ritz | epochs | CPU s | " + " | ".join(map(str, DIMS)) + " |"]
-        lines += ["| --- " + "| --: " * (len(DIMS) + 2) + "|"]
+        lines += [f"| {title}, after Rayleigh-Ritz | n | epochs | CPU s | " + " | ".join(map(str, DIMS)) + " |"]
+        lines += ["| --- " + "| --: " * (len(DIMS) + 3) + "|"]
         for kind, epochs in dict.fromkeys((run["kind"], run["epochs"]) for run in runs):
             chosen = [run for run in runs if (run["kind"], run["epochs"]) == (kind, epochs)]
             cells = []
             for number in range(len(DIMS)):
                 values = [100 * run["curve"][measure][number] for run in chosen]
-                spread = statistics.stdev(values) if len(values) > 1 else 0.0
-                cells.append(f"{statistics.mean(values):.1f} ± {spread:.1f}")
+                spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+                cells.append(f"{statistics.mean(values):.1f}{spread}")
             seconds = statistics.mean(run["cpu_seconds"] for run in chosen)
-            lines.append(f"| {kind} | {epochs} | {seconds:.0f} | {' | '.join(cells)} |")
+            lines.append(f"| {kind} | {len(chosen)} | {epochs} | {seconds:.0f} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
 
