@@ -24,7 +24,7 @@ from neigenmaps.functional.rayleigh_ritz import PairMoments
 from neigenmaps.graphs.graph import as_graph
 from neigenmaps.graphs.operators import Operator, Rows, in_chunks, take
 
-POWER_ROUNDS = 50
+POWER_BLOCK, POWER_ROUNDS = 8, 20
 WHOLE_NODES = 8192  # up to so many, all values are kept (256 MB) instead of summed over features in every batch
 
 
@@ -109,10 +109,10 @@ class NodeOperator(Operator):
 
 
 def _largest_eigenvalue(factor_ND: Tensor) -> float:
-    vector_D = torch.randn(factor_ND.shape[1], generator=torch.Generator().manual_seed(0))
-    value = 0.0
+    """Of the mean of s s^T over nodes, by power iteration of a block, for which eigenvalues near each other are no harm."""
+    width = min(POWER_BLOCK, *factor_ND.shape)
+    block_DW = torch.randn(factor_ND.shape[1], width, generator=torch.Generator().manual_seed(0))
     for _ in range(POWER_ROUNDS):
-        vector_D = factor_ND.T @ (factor_ND @ vector_D) / len(factor_ND)
-        value = float(vector_D.norm())
-        vector_D /= max(value, 1e-30)
-    return value
+        block_DW = torch.linalg.qr(factor_ND.T @ (factor_ND @ block_DW)).Q
+    values_NW = factor_ND @ block_DW
+    return float(torch.linalg.eigvalsh(values_NW.T @ values_NW)[-1]) / len(factor_ND)

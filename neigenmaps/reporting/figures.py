@@ -61,7 +61,7 @@ def plot_truncation_panels(
     """
     if not panels:
         raise InputError("expected one panel or more, got none: give spreads by title, method and code length")
-    figure = Figure(figsize=(max(8.4 * len(panels) / 4, 4.2), 3.2), layout="constrained")
+    figure = Figure(figsize=(max(2.1 * len(panels), 6.3), 3.2), layout="constrained")
     for axes, (title, by_method) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         lines = {method: spread for method, spread in by_method.items() if method not in levels}
         for style, (method, by_length) in enumerate(lines.items()):
