@@ -95,8 +95,9 @@ def nested_low_rank_loss(
     elif nesting != "sequential":
         raise InputError(f"nesting must be 'sequential', 'joint' or 'octave', got {nesting!r}")
     summed = _itself if reduce is None else reduce
-    alignment, penalty = NestedTerms.apply(z1, z2, level_K, share_K, center, summed)
-    return EigenmapResult(penalty - 2 * alignment, alignment, penalty, rayleigh_quotients(z1, z2, reduce=summed))
+    alignment, penalty, *sums = NestedTerms.apply(z1, z2, level_K, share_K, center, summed)
+    eigenvalues = _quotients(*sums) if center else rayleigh_quotients(z1, z2, reduce=summed)
+    return EigenmapResult(penalty - 2 * alignment, alignment, penalty, eigenvalues)
 
 
 @_in_full_precision
@@ -230,8 +231,13 @@ def rayleigh_quotients(z1: Tensor, z2: Tensor, *, reduce: Reduce | None = None) 
         z1, z2 = z1 - mean_K, z2 - mean_K
         power_K = summed(_sum_of_squares(z1) + _sum_of_squares(z2))
         cross_K = 2 * summed(torch.linalg.vecdot(z1, z2, dim=0))
-        rounding_K = (16 * torch.finfo(z1.dtype).eps) ** 2 * raw_K  # what centring leaves of a constant
-        return torch.where(power_K > rounding_K, cross_K / power_K.clamp_min(1e-30), 0.0)
+        return _quotients(cross_K, power_K, raw_K)
+
+
+def _quotients(cross_K: Tensor, power_K: Tensor, raw_K: Tensor) -> Tensor:
+    """cross_K / power_K of centred outputs, which had power raw_K before."""
+    rounding_K = (16 * torch.finfo(raw_K.dtype).eps) ** 2 * raw_K  # what centring leaves of a constant
+    return torch.where(power_K > rounding_K, cross_K / power_K.clamp_min(1e-30), 0.0)
 
 
 def _cross_moments(z1: Tensor, z2: Tensor, stop_gradient: bool) -> Tensor:

@@ -75,3 +75,24 @@ def test_without_a_gradient_none_is_computed(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.Tensor, "addmm_", lambda self, *given: calls.append(self.shape))
     eigenmap.nested_low_rank_loss(*make(8, 4))
     assert calls == []
+
+
+@pytest.mark.parametrize("nesting", ["sequential", "octave"])
+@pytest.mark.parametrize("center", [True, False])
+def test_quotients_fall_off_on_the_way(nesting: eigenmap.Nesting, center: bool) -> None:
+    """Those of a pass of their own, also for a constant and for one far from zero."""
+    z1, z2 = make(40, 300)  # several blocks
+    z2 = z1 + 0.5 * z2
+    for z in (z1, z2):
+        z[:, 3], z[:, 200] = 7.0, z[:, 200] + 1e3
+    found = eigenmap.nested_low_rank_loss(z1.requires_grad_(), z2, nesting=nesting, center=center).eigenvalues
+    torch.testing.assert_close(found, eigenmap.rayleigh_quotients(z1, z2), rtol=1e-12, atol=0)
+    assert found[3] == 0
+    assert not found.requires_grad
+
+
+def test_a_second_backward_gives_the_same() -> None:
+    z1, z2 = (z.requires_grad_() for z in make(9, 5))
+    loss = eigenmap.nested_low_rank_loss(z1, z2).loss
+    first, second = (torch.autograd.grad(loss, [z1, z2], retain_graph=True) for _ in range(2))
+    assert all(map(torch.equal, first, second))
