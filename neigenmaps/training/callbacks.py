@@ -7,6 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, RichProgressBar
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from rich import get_console
 from torch import Tensor
 
@@ -145,3 +146,9 @@ class RunProgressBar(RichProgressBar):
         super().on_train_end(trainer, pl_module)
         if trainer.is_global_zero:
             get_console().print("Ordering the functions by Rayleigh-Ritz over the training images ...")
+
+
+@rank_zero_only
+def say(line: str) -> None:
+    """Print a line once, above the bar, however many processes there are."""
+    get_console().print(line, soft_wrap=True, markup=False, highlight=False)

@@ -22,13 +22,11 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
-from rich import get_console
 
 from neigenmaps.errors import CheckpointError, InputError
 from neigenmaps.files import whole_file
 from neigenmaps.provenance import provenance
-from neigenmaps.training.callbacks import RunProgressBar
+from neigenmaps.training.callbacks import RunProgressBar, say
 from neigenmaps.training.checkpoints import WholeCheckpointIO, last_good_checkpoint, read_checkpoint
 from neigenmaps.training.datamodule import ViewsDataModule
 from neigenmaps.training.module import EigenmapModule
@@ -46,7 +44,8 @@ SAME_RESULT = {
     "cache_dir",
     "resident",
     "max_unreadable_share",
-}  # settings of data that only say how it comes
+    "compile",
+}  # settings that only say how data come, and by which program the same sums are taken
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -257,12 +256,6 @@ class EigenmapCLI(LightningCLI):
     def ordering(self, pairs: int, checkpoint: Path | None) -> Callback:
         """What puts the functions in order at the end."""
         return FitRitz(pairs, checkpoint)
-
-
-@rank_zero_only
-def say(line: str) -> None:
-    """Print a line once, however many processes there are."""
-    get_console().print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def _remove(folders: list[Path]) -> None:

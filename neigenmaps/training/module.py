@@ -14,6 +14,7 @@ from neigenmaps.errors import CheckpointError, IdentifiabilityWarning, InputErro
 from neigenmaps.nn import NestedLowRank, NeuralEigenmapModel, Objective
 from neigenmaps.nn.encoders import feature_width
 from neigenmaps.training.collapse_guard import CollapseGuard
+from neigenmaps.training.compiling import Compile, Network, check_compile, compiled_network
 from neigenmaps.training.datamodule import ViewsDataModule
 from neigenmaps.training.gather import global_loss
 from neigenmaps.training.optimizers import (
@@ -34,6 +35,7 @@ class EigenmapModule(pl.LightningModule):
 
     backbone ... backbone_options: as in `NeuralEigenmapModel`. objective: `NestedLowRank` when None.
     lr: peak learning rate. warmup: share of all steps before it is reached. channels_last: memory format of the backbone.
+    compile: true, false, "auto" for the faster of both, as the first step measures, or "reduce-overhead" for CUDA graphs.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class EigenmapModule(pl.LightningModule):
         weight_decay: float = 1e-4,
         warmup: float = 0.1,
         channels_last: bool = False,
+        compile: Compile = False,
     ) -> None:
         super().__init__()
         if not 0 <= warmup < 1:
@@ -77,6 +80,9 @@ class EigenmapModule(pl.LightningModule):
         self.weight_decay = weight_decay
         self.warmup = warmup
         self._guarded = False
+        self._compile: Compile = compile
+        self._compiled: Network | None = None
+        self._undecided = False
 
     def configure_model(self) -> None:
         """With `FSDP` the encoder is spread over processes; else nothing is left to do. InputError for Lightning's own."""
@@ -85,12 +91,18 @@ class EigenmapModule(pl.LightningModule):
                 "FSDPStrategy is of an older form: use neigenmaps.training.FSDP, or --trainer.strategy fsdp"
             )
         if isinstance(self.trainer.strategy, FSDP):
+            if self._compile:
+                raise InputError("model.compile and FSDP do not go together here: set model.compile to false")
             assert self.device_mesh is not None
             shard(self.model, self.device_mesh["data_parallel"])
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """codes: of the views, without the small ones."""
-        by_size = [self.views_to_codes(batch[name]) for name in ("views", "small_views") if name in batch]
+        views_by_size = [batch[name] for name in ("views", "small_views") if name in batch]
+        if self._undecided:
+            self._compiled = compiled_network(self.model, [one.flatten(0, 1) for one in views_by_size], self._compile)
+            self._undecided = False
+        by_size = [self.views_to_codes(one) for one in views_by_size]
         views = [codes_BK for codes_VBK in by_size for codes_BK in codes_VBK]
         result = global_loss(self.objective, *views, groups=[len(codes_VBK) for codes_VBK in by_size])
         self.log("train/loss", result.loss, prog_bar=True)
@@ -100,7 +112,8 @@ class EigenmapModule(pl.LightningModule):
 
     def views_to_codes(self, views_VBCHW: Tensor) -> Tensor:
         """Views of one size in one forward pass, so that they share BatchNorm statistics: (V, B, C, H, W) -> (V, B, K)."""
-        codes_NK: Tensor = self.model(views_VBCHW.flatten(0, 1)).codes
+        network = self._compiled if self.training and self._compiled is not None else self.model
+        codes_NK: Tensor = network(views_VBCHW.flatten(0, 1)).codes
         return codes_NK.unflatten(0, views_VBCHW.shape[:2])
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
@@ -166,7 +179,12 @@ class EigenmapModule(pl.LightningModule):
             shown = "; ".join(f"{name} is {theirs.get(name)!r} there and {ours[name]!r} here" for name in differ)
             raise CheckpointError(f"the checkpoint holds another model: {shown}; use its run folder's config.yaml")
 
+    def teardown(self, stage: str) -> None:
+        self._compiled = None  # which nobody could pickle
+
     def on_fit_start(self) -> None:
+        check_compile(self._compile, self.device)
+        self._undecided, self._compiled = bool(self._compile), None
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         self._guarded = any(
             isinstance(one, CollapseGuard) for one in callbacks
