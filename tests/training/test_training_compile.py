@@ -62,10 +62,9 @@ def take(monkeypatch: pytest.MonkeyPatch, eager: float, compiled: float) -> None
 def fit(folder: Path, images: Path, how: compiling.Compile, **options: Any) -> EigenmapModule:
     module = make_module(compile=how)
     module.model.backbone.blocks.append(nn.Dropout(0.2))  # type: ignore[union-attr,operator]
-    path = options.pop("ckpt_path", None)
     data = make_data(images, small_views=SmallViews(laws=[ViewLaw(crop_scale=(0.2, 0.5))], size=6))
     options = {"callbacks": [EMAWeights(0.7), FitRitz(100, folder / "last.ckpt")]} | options
-    make_trainer(folder, 2, **options).fit(module, datamodule=data, ckpt_path=path, weights_only=True)
+    make_trainer(folder, 2, **options).fit(module, datamodule=data)
     return module
 
 
@@ -198,17 +197,20 @@ def test_ddp_processes_choose_alike(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_real_compiler(tmp_path: Path, few_digits: Path, plain: tuple[EigenmapModule, Tensor]) -> None:
-    """Dropout draws the numbers it would; rounding differs. A checkpoint of either goes on in the other."""
-    wanted = plain[0].state_dict()
-    ours = fit(tmp_path / "ours", few_digits, True)
+def test_a_real_compiler(tmp_path: Path, few_digits: Path) -> None:
+    """Dropout draws the numbers it would; rounding differs; names and files are those of the plain encoder."""
+    exact = {
+        "precision": "64-true"
+    }  # in float32 Adam makes whole steps of rounding where gradients are next to nothing
+    wanted = fit(tmp_path / "plain", few_digits, False, **exact).state_dict()
+    ours = fit(tmp_path / "ours", few_digits, True, **exact)
     assert ours.state_dict().keys() == wanted.keys()
     for name, value in wanted.items():
         if "ritz" not in name:  # whose signs and order amplify
-            torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-7, atol=1e-9)
     assert read_checkpoint(tmp_path / "ours" / "last.ckpt")["state_dict"].keys() == wanted.keys()
     ours.model.save_pretrained(tmp_path / "model")
-    assert_equal_states(NeuralEigenmapModel.from_pretrained(tmp_path / "model"), ours.model)
+    assert_equal_states(NeuralEigenmapModel.from_pretrained(tmp_path / "model"), ours.model.float())
 
 
 @pytest.mark.slow
