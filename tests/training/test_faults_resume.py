@@ -194,6 +194,9 @@ def test_resume_auto_keeps_to_runs_of_the_same_settings(
 ) -> None:
     for name, value in changes.items():
         config[name] = config[name] | value if isinstance(value, dict) else value
+    record = runs / "old" / "config.yaml"
+    assert "  compile: false\n" in record.read_text()
+    record.write_text(record.read_text().replace("  compile: false\n", ""))  # of before there was this setting
     config["run"]["version"] = None
     monkeypatch.setenv("NEIGENMAPS_RUN_STAMP", "new")
     train(["fit", "--config", write_config(config, tmp_path), "--resume=auto", "--trainer.callbacks=null"])
