@@ -50,9 +50,9 @@ class UnknownNameError(InputError):
     "unknown backbone 'resnet81': did you mean 'resnet18'?"
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], *, listing: str | None = None) -> None:
+    def __init__(self, kind: str, name: object, known: Iterable[str], *, listing: str | None = None) -> None:
         known = sorted(known)
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
         hint = f"did you mean {near[0]!r}?" if near else listing or f"expected one of {', '.join(known)}"
         super().__init__(f"unknown {kind} {name!r}: {hint}")
 

@@ -60,6 +60,11 @@ class AbstractAligner(abc.ABC):
     n_components_: int
     _rows: MatchedRows | None
 
+    def __repr__(self) -> str:
+        defaults = inspect.signature(type(self)).parameters
+        changed = [f"{k}={v!r}" for k, v in self._parameters().items() if repr(v) != repr(defaults[k].default)]
+        return f"{type(self).__name__}({', '.join(changed)})"
+
     def fit(
         self,
         spaces: Mapping[str, Rows] | Sequence[Rows],

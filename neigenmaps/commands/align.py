@@ -96,6 +96,8 @@ def run(arguments: argparse.Namespace) -> None:
         out = arguments.out or COMPARISON
         path = compare(runs, known, probe, panel, layers[0], histories, out)
         console.print(f"Comparison of all with all: [bold]{path}[/bold]", soft_wrap=True)
+    else:
+        console.print("One run: name several, or a folder of them, to compare them with each other.", soft_wrap=True)
 
 
 def compare(

@@ -74,7 +74,8 @@ def pair_ranks(
     if csls is not None and not 1 <= csls <= len(queries_QF):
         raise InputError(f"expected 1 <= csls <= {len(queries_QF)} queries, got {csls}: it counts neighbours")
     _check_ids(queries_QF, gallery_GF, query_ids_Q, gallery_ids_G)
-    queries_QF, gallery_GF = comparable(queries_QF), comparable(gallery_GF)
+    dtype = torch.promote_types(queries_QF.dtype, gallery_GF.dtype)
+    queries_QF, gallery_GF = comparable(queries_QF.to(dtype)), comparable(gallery_GF.to(dtype))
     hub_G = None if csls is None else hubness(queries_QF, gallery_GF, csls, chunk=chunk)
     rounding = ROUNDING * torch.finfo(gallery_GF.dtype).eps
     ranks, precisions = [], []

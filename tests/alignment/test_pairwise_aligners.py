@@ -70,3 +70,8 @@ def test_fewer_rows_than_columns() -> None:
 def test_bad_ridge_is_named() -> None:
     with pytest.raises(InputError, match="ridge >= 0"):
         LinearMap(-1.0).fit(SPACES)
+
+
+def test_aligners_show_what_was_chosen() -> None:
+    assert repr(LinearMap()) == "LinearMap()"
+    assert repr(LinearMap(ridge=0.5)) == "LinearMap(ridge=0.5)"

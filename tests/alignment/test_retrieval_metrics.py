@@ -33,6 +33,12 @@ def test_every_ordered_pair_is_ranked_once(codes: dict[str, Tensor]) -> None:
         assert table.by_pair("map") == pytest.approx(table.by_pair("mrr"))
 
 
+def test_spaces_of_two_precisions_are_compared(codes: dict[str, Tensor]) -> None:
+    name = next(iter(codes))
+    mixed = codes | {name: codes[name].to(torch.float32 if codes[name].dtype == torch.float64 else torch.float64)}
+    assert any_to_any(mixed).by_pair("rank_1") == any_to_any(codes).by_pair("rank_1")
+
+
 def test_mean_and_worst_pair_with_their_intervals(codes: dict[str, Tensor]) -> None:
     table = any_to_any(codes)
     by_pair = table.by_pair("rank_1")
