@@ -247,7 +247,13 @@ def _table(alignments: Sequence[Alignment], layer: str, references: Sequence[str
     for name in references:
         for measure in measures:
             first, last = (one.values[layer][name].get(measure, {}) for one in (alignments[0], alignments[-1]))
-            shown = [first.get("calibrated"), last.get("calibrated"), last.get("z"), last.get("p")]
+            given = (
+                (first.get("calibrated"), ".2f"),
+                (last.get("calibrated"), ".2f"),
+                (last.get("z"), ".0f"),
+                (last.get("p"), ".3f"),
+            )
+            shown = [None if value is None else format(value, digits) for value, digits in given]
             rows.append([f"{name}: {MEASURE_NAMES.get(measure, measure)}", *shown])
     return Table(
         "First and last checkpoint", ["", f"step {alignments[0].step}", f"step {alignments[-1].step}", "z", "p"], rows
