@@ -22,7 +22,8 @@ def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert len(blocks) >= 3
     names: dict[str, object] = {}
     for block in blocks:
-        exec(re.sub(r"max_epochs=\d+", "max_epochs=1, enable_progress_bar=False", block), names)
+        block = re.sub(r"max_epochs=\d+", "max_epochs=1, enable_progress_bar=False", block)
+        exec(re.sub(r"max_steps=\d+", "max_steps=5", block), names)
     assert getattr(names["full"], "shape", None) == (397, 128)
 
 
