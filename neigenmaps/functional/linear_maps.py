@@ -126,11 +126,7 @@ def ridge_toward_identity(own_KK: Tensor, cross_KK: Tensor, ridge: float) -> Ten
 
     What rows do not determine stays as it is, and A = I where u = v, whatever the ridge.
     """
-    penalty = ridge * own_KK.diagonal().mean()
-    identity_KK = torch.eye(len(own_KK)).to(own_KK)
-    if penalty == 0:
-        return identity_KK
-    return identity_KK + torch.linalg.solve(own_KK + penalty * identity_KK, cross_KK - own_KK)
+    return torch.eye(len(own_KK)).to(own_KK) + ridge_from_covariance(own_KK, cross_KK - own_KK, ridge)
 
 
 def orthogonal_from_covariance(own_FF: Tensor, cross_FG: Tensor, *, scale: bool = False) -> Tensor:
