@@ -30,7 +30,7 @@ from neigenmaps.nn import NestedLowRank, Objective
 from neigenmaps.nn.encoders import evaluation_mode
 from neigenmaps.training.cli import EigenmapCLI
 from neigenmaps.training.datamodule import RowLoader, RowsDataModule
-from neigenmaps.training.gather import global_loss
+from neigenmaps.training.gather import gather_rows, global_loss, share_buffers
 from neigenmaps.training.optimizers import (
     OptimizerName,
     build_optimizer,
@@ -44,6 +44,8 @@ from neigenmaps.types import Scaling
 
 class NodesDataModule(RowsDataModule):
     """Batches of nodes with the kernel between them, or of pairs of nodes, drawn anew by (seed, epoch, batch).
+
+    Under DDP every process reads its share of the nodes, and has the kernel between those of all.
 
     graph: path of an npz file as `neigenmaps.graphs.read_graph` reads it. batch_size: of all processes together.
     source: "kernel", `NodeKernel` of walk_steps, own, rarity, an epoch being all nodes once; or "pairs" of nodes walk_steps
@@ -90,9 +92,9 @@ class NodesDataModule(RowsDataModule):
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Tensor]:
         index_B, device = batch["index"], batch["index"].device
         if isinstance(self.operator, NodeOperator):
-            index_B = index_B.cpu()
-            views_1BF = take(self.rows, index_B)[None]
-            return {"views": views_1BF.to(device), "kernel": self.operator.block(index_B).to(device)}
+            nodes_G = gather_rows(index_B).cpu()  # of the global batch: most of its pairs are of two processes
+            views_1BF = take(self.rows, index_B.cpu())[None]
+            return {"views": views_1BF.to(device), "kernel": self.operator.block(nodes_G).to(device)}
         ends = self.operator.pairs(len(index_B), torch.Generator().manual_seed(batch["seed"]))
         return {"views": torch.stack([take(self.rows, end) for end in ends]).to(device)}
 
@@ -171,10 +173,8 @@ class NodesModule(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         codes_VBK = self.network(batch["views"].flatten(0, 1)).codes.unflatten(0, batch["views"].shape[:2])
-        if (
-            "kernel" in batch
-        ):  # each process has nodes and a kernel of its own: the mean of their losses has no bias either
-            result = nested_low_rank_kernel_loss(codes_VBK[0], batch["kernel"])
+        if "kernel" in batch:
+            result = nested_low_rank_kernel_loss(gather_rows(codes_VBK[0]), batch["kernel"])
         else:
             result = global_loss(self.objective, *codes_VBK)
         self.log("train/loss", result.loss, prog_bar=True)
@@ -189,6 +189,7 @@ class NodesModule(pl.LightningModule):
 
     def solve(self, data: NodesDataModule) -> None:
         """Order the functions by Rayleigh-Ritz over all nodes (or a sample of pairs, where not all outputs can be kept)."""
+        share_buffers(self.network)
         with evaluation_mode(self.network):
             moments, sign_rows = data.operator.moments(
                 self._codes, torch.Generator().manual_seed(self.trainer.current_epoch)
