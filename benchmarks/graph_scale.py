@@ -1,7 +1,7 @@
 """Node representation on a generated graph of OGBN-products' size: memory, and steps a second.
 
     python benchmarks/graph_scale.py --nodes 2400000 --edges 60000000         # an epoch: every edge once on average
-    python benchmarks/graph_scale.py --steps 150                              # a share of it; the epoch is extrapolated
+    python benchmarks/graph_scale.py --steps 150 --hidden 256                 # a share of it; the epoch is extrapolated
 
 Edges join nodes of one of 50 blocks four times in five; features are the block's mean and noise. Peak memory is that of
 the process, edge list and features included. The walk's truth is known: 49 functions of eigenvalue 0.8, constant on
@@ -67,6 +67,9 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=2_400_000)
     parser.add_argument("--edges", type=int, default=60_000_000)
     parser.add_argument("--batch", type=int, default=16_384)
+    parser.add_argument(
+        "--hidden", type=int, default=128, help="units of the hidden layers; 256 cost 3.5 times as much"
+    )
     parser.add_argument("--steps", type=int, default=None, help="instead of an epoch")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "graph_scale.json")
@@ -95,7 +98,7 @@ def main() -> None:
         rows[part] += means[part // per_block]
     device = torch.device(arguments.device)
     walk = WalkOperator(rows, graph.adjacency, steps=1, shift=0.0, device=torch.device("cpu"))
-    network = ResidualMLP(FEATURES, 64, hidden=256, depth=1, batch_norm=True).to(device)
+    network = ResidualMLP(FEATURES, 64, hidden=arguments.hidden, depth=1, batch_norm=True).to(device)
     optimiser = torch.optim.AdamW(network.parameters(), 2e-3)
     steps = arguments.steps or graph.n_edges // arguments.batch
     started, sampling, losses = time.perf_counter(), 0.0, []
@@ -115,6 +118,7 @@ def main() -> None:
     cpu, epoch = time.process_time() - cpu, graph.n_edges // arguments.batch
     result |= {
         "batch": arguments.batch,
+        "hidden": arguments.hidden,
         "steps": steps,
         "steps_in_an_epoch": epoch,
         "seconds": time.perf_counter() - started,
