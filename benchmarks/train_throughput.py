@@ -1,9 +1,11 @@
 """Images per second of a whole training step: ours, lightly's own recipe, a plain PyTorch loop, and the network alone.
 
-    python benchmarks/train_throughput.py                                    # 2 CPU cores: about 7 minutes
+    python benchmarks/train_throughput.py                                    # 2 CPU cores: about 11 minutes
     python benchmarks/train_throughput.py --device cuda --batch 1024 --steps 100 --precisions bf16-mixed --workers 16
+    python benchmarks/train_throughput.py --backbone digits_cnn --batch 256 --steps 15 --precisions 32-true \
+        --out benchmarks/results/train_throughput_small.json                 # a network that does not hide its images' cost
 
-All train a ResNet-18 with a 3x3 stem and the same projector on two views of the same images, with AdamW.
+All train a ResNet-18 with a 3x3 stem (or --backbone) and the same projector on two views of the same images, with AdamW.
 
     ceiling       forward, backward and update on random tensors that lie on the device: no images, no loss worth the name
     neigenmaps    `trainer.fit` of EigenmapModule and ViewsDataModule with logger and CollapseGuard, NestedLowRank
@@ -104,18 +106,28 @@ class Images(Dataset[list[Tensor]]):
         return self.transform(Image.fromarray(self.images[row]))
 
 
-def make_network() -> nn.Module:
-    return NeuralEigenmapModel(
-        "resnet18", stem="cifar", in_chans=3, image_size=32, width=WIDTH, hidden=HIDDEN, pixel_mean=MEAN, pixel_std=STD
-    )
+def make_network(backbone: str = "resnet18") -> nn.Module:
+    return NeuralEigenmapModel(backbone, **of_network(backbone))
+
+
+def of_network(backbone: str) -> dict[str, Any]:
+    return {
+        "stem": "cifar" if backbone.startswith("resnet") else "default",
+        "in_chans": 3,
+        "image_size": 32,
+        "width": WIDTH,
+        "hidden": HIDDEN,
+        "pixel_mean": MEAN,
+        "pixel_std": STD,
+    }
 
 
 class LightlyRecipe(pl.LightningModule):
     """The example of lightly's documentation, with this benchmark's network."""
 
-    def __init__(self) -> None:
+    def __init__(self, backbone: str) -> None:
         super().__init__()
-        network = make_network()
+        network = make_network(backbone)
         self.backbone, self.projector, self.criterion = network.backbone, network.projector, BarlowTwinsLoss()
 
     def training_step(self, batch: list[Tensor], number: int) -> Tensor:
@@ -151,10 +163,7 @@ def ours(images: np.ndarray, options: argparse.Namespace, precision: str, clock:
     np.savez(path, x_train=images, x_test=images[:8])
     clock.started = time.perf_counter()
     data = ViewsDataModule(str(path), laws=[simclr_cifar_law()], batch_size=options.batch, probe_size=8)
-    module = EigenmapModule(
-        "resnet18", stem="cifar", in_chans=3, image_size=32, width=WIDTH, hidden=HIDDEN, pixel_mean=MEAN, pixel_std=STD,
-        lr=1e-3, channels_last=True,
-    )  # fmt: skip
+    module = EigenmapModule(options.backbone, **of_network(options.backbone), lr=1e-3, channels_last=True)
     callbacks = [CollapseGuard(), NoOrder()]
     make_trainer(options, precision, clock, folder, callbacks=callbacks).fit(module, datamodule=data)
 
@@ -181,7 +190,9 @@ def batches_of(images: np.ndarray, transform: Any, options: argparse.Namespace) 
 
 def lightly(images: np.ndarray, options: argparse.Namespace, precision: str, clock: Clock, folder: str) -> None:
     transform = SimCLRTransform(input_size=32, gaussian_blur=0.0, cj_strength=0.5)
-    make_trainer(options, precision, clock, folder).fit(LightlyRecipe(), batches_of(images, transform, options))
+    make_trainer(options, precision, clock, folder).fit(
+        LightlyRecipe(options.backbone), batches_of(images, transform, options)
+    )
 
 
 def plain(images: np.ndarray, options: argparse.Namespace, precision: str, clock: Clock, folder: str) -> None:
@@ -196,7 +207,7 @@ def plain(images: np.ndarray, options: argparse.Namespace, precision: str, clock
             transforms.Normalize(MEAN, STD),
         ]
     )
-    network, criterion = LightlyRecipe().to(options.device), BarlowTwinsLoss()
+    network, criterion = LightlyRecipe(options.backbone).to(options.device), BarlowTwinsLoss()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     for batch in endless(batches_of(images, lambda image: [view(image), view(image)], options)):
         with torch.autocast(options.device, torch.bfloat16, enabled=precision == "bf16-mixed"):
@@ -215,7 +226,7 @@ def endless(loader: DataLoader[list[Tensor]]) -> Iterator[list[Tensor]]:
 
 
 def ceiling(images: np.ndarray, options: argparse.Namespace, precision: str, clock: Clock, folder: str) -> None:
-    network = LightlyRecipe().to(options.device)
+    network = LightlyRecipe(options.backbone).to(options.device)
     network.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=True)
     views = torch.randn(2 * options.batch, 3, 32, 32, device=options.device).to(memory_format=torch.channels_last)
@@ -275,6 +286,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="an .npz file with x_train")
     parser.add_argument("--images", type=int, default=5_000, help="of noise, without --data")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=2)
