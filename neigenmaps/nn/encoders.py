@@ -93,7 +93,8 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
 def feature_width(backbone: nn.Module, in_chans: int, image_size: int) -> int:
     """F, measured: some timm heads give another width than `num_features` says."""
     with evaluation_mode(backbone):
-        features = backbone(torch.zeros(1, in_chans, image_size, image_size))
+        like = next(backbone.parameters(), torch.empty(0))
+        features = backbone(like.new_zeros(1, in_chans, image_size, image_size))
     if features.ndim != 2:
         raise InputError(f"expected a backbone that returns (B, F), got shape {tuple(features.shape)}")
     return int(features.shape[1])

@@ -6,6 +6,7 @@ fused optimiser itself (the flag that loss scaling uses), on the device; flags a
 
 import copy
 import json
+import math
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,7 +39,7 @@ class Reading(NamedTuple):
     step: int
     loss: float
     bad: list[bool]
-    health: CodeHealth  # of floats
+    health: CodeHealth[float]
 
 
 class Snapshot(NamedTuple):
@@ -93,7 +94,7 @@ class CollapseGuard(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         in_epoch = min(trainer.num_training_batches, LONGEST_INTERVAL * CHECKS_PER_EPOCH)  # infinite for some streams
-        self._interval = self.every or max(1, int(in_epoch) // CHECKS_PER_EPOCH)
+        self._interval = self.every or -(-int(in_epoch) // CHECKS_PER_EPOCH)
         self._buffers = [
             buffer
             for part in pl_module.modules()
@@ -112,17 +113,18 @@ class CollapseGuard(Callback):
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         sharded = any(isinstance(gradient, DTensor) for gradient in gradients)
         parts = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
-        size = torch.stack(torch._foreach_norm(parts)).sum() + self._loss  # NaN and infinity pass through sums
+        size = torch.stack([*torch._foreach_norm(parts), self._loss]).sum()  # NaN and infinity pass through sums
         if sharded:  # else gradients are equal on all processes
             size = sum_over_processes(size)
-        bad = torch.isfinite(size).logical_not_()
+        bad = (size - size) != 0  # as NaN is; isfinite is of several kernels
         self._flags.append(bad)
         self._batches.append((trainer.current_epoch, trainer.fit_loop.batch_idx))
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             return
-        if getattr(
+        waits = bad.device.type != "cpu"  # to ask there would be to wait
+        if waits and getattr(
             optimizer, "_step_supports_amp_scaling", False
-        ):  # by this name GradScaler knows, too, who reads the flag
+        ):  # by this name GradScaler knows who reads the flag
             optimizer.found_inf = bad.to(torch.float32)  # type: ignore[attr-defined]
         elif bad:
             for group in optimizer.param_groups:
@@ -171,7 +173,7 @@ class CollapseGuard(Callback):
             self._suspicious = found
         elif not any(reading.bad):
             self._suspicious = ""
-            self._largest_variance = max(self._largest_variance, reading.health.variance.item())
+            self._largest_variance = max(self._largest_variance, reading.health.variance)
             if self._snapshot is None or trainer.global_step - self._snapshot.step >= SNAPSHOT_EVERY:
                 self._take_snapshot(trainer, pl_module)
         self._flags, self._batches = [], []
@@ -179,11 +181,10 @@ class CollapseGuard(Callback):
     def _read(self, step: int, outputs: Any) -> Reading:
         """The one place that waits for the device. All processes read the same: the mean of their codes' health."""
         health = code_health(outputs["codes"][0])
-        numbers = torch.stack([part.to(torch.float64) for part in (*health, outputs["loss"].detach())])
-        numbers = torch.cat([numbers, torch.stack(self._flags).to(torch.float64)])
-        shared = (sum_over_processes(numbers) / process()[1]).cpu()
-        n = len(health)
-        return Reading(step, shared[n].item(), (shared[n + 1 :] != 0).tolist(), CodeHealth(*shared[:n]))
+        numbers = torch.stack([*health, outputs["loss"].detach()]).to(torch.float64)
+        shared = sum_over_processes(torch.cat([numbers, torch.stack(self._flags)])) / process()[1]
+        *of_codes, loss = (found := shared.tolist())[: len(numbers)]
+        return Reading(step, loss, [flag != 0 for flag in found[len(numbers) :]], CodeHealth(*of_codes))
 
     def _count_bad(self, reading: Reading) -> int:
         """Longest run of bad steps that ends or lies within this interval."""
@@ -203,8 +204,8 @@ class CollapseGuard(Callback):
 
     def _symptom(self, reading: Reading) -> str:
         """What is wrong with the codes; empty when nothing is, or when a low rank is on its way up, as after some starts."""
-        health = CodeHealth(*(part.item() for part in reading.health))  # type: ignore[arg-type]
-        if any(reading.bad) and not all(map(torch.isfinite, reading.health)):
+        health = reading.health
+        if any(reading.bad) and not all(map(math.isfinite, health)):
             return ""
         if health.alive < 0.5:
             return f"{1 - health.alive:.0%} of the functions are constant"
@@ -290,8 +291,7 @@ class CollapseGuard(Callback):
             "step": trainer.global_step,
             "epoch_and_batch": place,
             "readings": [
-                {"step": one.step, "loss": one.loss, "bad_steps": sum(one.bad)}
-                | {name: value.item() for name, value in one.health._asdict().items()}
+                {"step": one.step, "loss": one.loss, "bad_steps": sum(one.bad)} | one.health._asdict()
                 for one in self.readings
             ],
         }

@@ -73,6 +73,13 @@ def test_a_backbone_of_one_size_only(tmp_path: Path, few_digits: Path) -> None:
         module.check_data(data)
 
 
+def test_small_views_of_a_model_in_float64(tmp_path: Path, few_digits: Path) -> None:
+    module = make_module().double()
+    make_trainer(tmp_path, callbacks=[FitRitz(100)]).fit(module, datamodule=make_data(few_digits, small_views=SMALL))
+    assert module.model.ritz_rotation.dtype == torch.float64
+    assert module.model.ritz_rank > 0
+
+
 @pytest.mark.parametrize("wrong", [{"count": 1}, {"size": 0}, {"laws": ()}])
 def test_small_views_out_of_range(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="SmallViews: expected"):
