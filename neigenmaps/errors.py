@@ -14,6 +14,7 @@ NeigenmapsError
 IdentifiabilityWarning            the objective cannot tell all k functions apart; says what to do
 ConvergenceWarning                an iteration stopped at its limit; says what to do
 AlignmentWarning                  an alignment that may not mean what it seems to; says why
+GraphWarning                      a graph as given holds what is left out or merged; says how much of it
 CollapseWarning                   training was kept from collapse by leaving out steps, or by going back
 """
 
@@ -83,6 +84,10 @@ class ConvergenceWarning(UserWarning):
 
 class AlignmentWarning(UserWarning):
     """An alignment that may not mean what it seems to."""
+
+
+class GraphWarning(UserWarning):
+    """A graph as given holds self-loops, repeated edges or nodes without edges."""
 
 
 class CollapseWarning(UserWarning):

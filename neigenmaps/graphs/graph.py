@@ -1,11 +1,12 @@
 """A graph with features on its nodes, from edge lists, sparse matrices, files, NetworkX, PyTorch Geometric or OGB.
 
-Edges count both ways, whatever way they are given. Loops are dropped and repeated edges merged, and both are counted:
-a pair of a node with itself says nothing about its surroundings.
+Edges count both ways, whatever way they are given. Loops are left out and repeated edges merged: a pair of a node with itself
+says nothing about its surroundings. A `GraphWarning` counts them, and nodes without edges, once for every graph that is read.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neigenmaps.errors import DataError, InputError, NonFiniteError, ShapeError
+from neigenmaps.errors import DataError, GraphWarning, InputError, NonFiniteError, ShapeError
 
 SPLIT_KEYS = {"train": "train_idx", "val": "val_idx", "test": "test_idx"}
 
@@ -25,7 +26,8 @@ SPLIT_KEYS = {"train": "train_idx", "val": "val_idx", "test": "test_idx"}
 class Graph:
     """adjacency: CSR (N, N), float32, symmetric, no diagonal. features: (N, F), a float32 tensor or CSR, or None.
 
-    labels_N: -1 for unlabelled. splits: row numbers by name. n_self_loops, n_duplicates: of the edges as given.
+    labels_N: -1 for unlabelled. splits: row numbers by name. n_self_loops, n_duplicates: of the edges as given; an edge given
+    once in each direction, as many formats have it, is no duplicate.
     """
 
     adjacency: sp.csr_matrix
@@ -83,21 +85,22 @@ def graph_from_edges(
         raise InputError(f"expected {len(edges)} finite weights above 0, got shape {weights.shape}")
     low, high = edges.min(axis=1).astype(np.int64), edges.max(axis=1).astype(np.int64)
     apart = low != high
-    keys, low, high = low[apart] * n_nodes + high[apart], low[apart], high[apart]
-    if len(keys) == 0:
+    if not apart.any():
         raise InputError("expected edges between different nodes, got self-loops alone")
-    weights = np.ones(len(keys), np.float32) if weights is None else weights[apart]
-    order = np.lexsort((-weights, keys)) if weights.min() < weights.max() else np.argsort(keys, kind="stable")
-    first = np.r_[True, keys[order][1:] != keys[order][:-1]]
-    kept = order[first]
-    return _graph(
-        _both_ways(low[kept], high[kept], weights[kept], n_nodes),
+    directed = (2 * (low * n_nodes + high) + (edges[:, 0] > edges[:, 1]))[apart]
+    del low, high
+    pairs, kept_weights, n_duplicates = _merged(directed, None if weights is None else weights[apart])
+    low, high = np.divmod(pairs, n_nodes)
+    graph = _graph(
+        _both_ways(low, high, kept_weights, n_nodes),
         features,
         labels_N,
         splits,
         n_self_loops=int((~apart).sum()),
-        n_duplicates=int(len(keys) - len(kept)),
+        n_duplicates=n_duplicates,
     )
+    _warn_of(graph)
+    return graph
 
 
 def graph_from_adjacency(
@@ -219,6 +222,43 @@ def _from_networkx(graph: Any) -> Graph:
         features=np.array([values["x"] for values in nodes]) if all("x" in values for values in nodes) else None,
         labels_N=np.array([values["y"] for values in nodes]) if all("y" in values for values in nodes) else None,
     )
+
+
+def _merged(
+    directed: NDArray[np.int64], weights: NDArray[np.float32] | None
+) -> tuple[NDArray[np.int64], NDArray[np.float32], int]:
+    """Every pair once, its largest weight, and how many edges were given before in the same direction.
+
+    directed: twice the number of the pair, and 1 for the direction from high to low. Sorted in place.
+    """
+    sorted_weights = None
+    if weights is not None and weights.min() < weights.max():
+        order = np.lexsort((-weights, directed >> 1))
+        sorted_weights = weights[order]
+    directed.sort()
+    pairs = directed >> 1
+    first = np.r_[True, pairs[1:] != pairs[:-1]]
+    n_duplicates = int((directed[1:] == directed[:-1]).sum())
+    pairs = pairs[first]
+    if sorted_weights is not None:
+        return pairs, sorted_weights[first], n_duplicates
+    return pairs, np.full(len(pairs), 1 if weights is None else weights[0], np.float32), n_duplicates
+
+
+def _warn_of(graph: Graph) -> None:
+    found = [
+        (graph.n_self_loops, "self-loop(s) (left out)"),
+        (graph.n_duplicates, "repeated edge(s) (each counts once, with its largest weight)"),
+        (len(graph.isolated), "node(s) without edges (known by their own features alone)"),
+    ]
+    parts = [f"{count:,} {what}" for count, what in found if count]
+    if parts:
+        warnings.warn(
+            f"a graph of {len(graph):,} nodes and {graph.n_edges:,} edges, as given with {', '.join(parts)}: look at how "
+            "it was made if you expected none",
+            GraphWarning,
+            stacklevel=3,
+        )
 
 
 def _both_ways(

@@ -1,5 +1,6 @@
 """Graphs from every source, what is mended and counted, what is refused; correct and smooth against plain loops."""
 
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from neigenmaps.errors import DataError, InputError, NonFiniteError, ShapeError
+from neigenmaps.errors import DataError, GraphWarning, InputError, NonFiniteError, ShapeError
 from neigenmaps.graphs import (
     Graph,
     NeuralEigenmap,
@@ -21,6 +22,8 @@ from neigenmaps.graphs import (
 )
 from neigenmaps.graphs.operators import WalkOperator
 from oracles import graphs as oracle
+
+pytestmark = pytest.mark.filterwarnings("ignore::neigenmaps.errors.GraphWarning")  # most graphs here have a lone node
 
 EDGES = np.array([[0, 1], [1, 2], [2, 0], [2, 3]])
 DENSE = np.array([[0, 1, 1, 0, 0], [1, 0, 1, 0, 0], [1, 1, 0, 1, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]])
@@ -119,12 +122,66 @@ def test_pytorch_geometric_itself() -> None:
 
 
 def test_loops_and_repeated_edges_are_dropped_and_counted() -> None:
-    messy = np.concatenate([EDGES, EDGES[:2, ::-1], EDGES[:1], [[3, 3]]])
+    messy = np.concatenate([EDGES, EDGES[:2, ::-1], EDGES[:1], EDGES[:1], EDGES[1:2, ::-1], [[3, 3]]])
     graph = graph_from_edges(messy, 5)
     same(graph)
-    assert (graph.n_self_loops, graph.n_duplicates) == (1, 3)
-    weighted = graph_from_edges([[0, 1], [1, 0], [1, 2]], 3, weights_E=[2.0, 5.0, 1.0])
+    assert (graph.n_self_loops, graph.n_duplicates) == (1, 3)  # an edge given once each way is no repetition
+    weighted = graph_from_edges([[0, 1], [1, 0], [1, 2], [0, 1]], 3, weights_E=[2.0, 5.0, 1.0, 3.0])
     np.testing.assert_array_equal(weighted.adjacency.toarray(), [[0, 5, 0], [5, 0, 1], [0, 1, 0]])
+    assert (weighted.n_self_loops, weighted.n_duplicates) == (0, 1)
+    alike = graph_from_edges(messy, 5, weights_E=np.full(len(messy), 2.5))
+    np.testing.assert_array_equal(alike.adjacency.toarray(), 2.5 * DENSE)
+
+
+def test_edges_merge_as_in_a_dictionary() -> None:
+    """1,000 random edges, many of them repeated, among few nodes; weights with ties."""
+    rng = np.random.default_rng(0)
+    edges, weights = rng.integers(0, 25, (1000, 2)), rng.integers(1, 6, 1000).astype(float)
+    dense, seen, loops, repeated = np.zeros((25, 25)), set(), 0, 0
+    for (a, b), weight in zip(edges.tolist(), weights, strict=True):
+        if a == b:
+            loops += 1
+            continue
+        repeated += (a, b) in seen
+        seen.add((a, b))
+        dense[a, b] = dense[b, a] = max(dense[a, b], weight)
+    graph = graph_from_edges(edges, 25, weights_E=weights)
+    np.testing.assert_array_equal(graph.adjacency.toarray(), dense)
+    plain = graph_from_edges(edges, 25)
+    np.testing.assert_array_equal(plain.adjacency.toarray(), dense > 0)
+    assert {(one.n_self_loops, one.n_duplicates) for one in (graph, plain)} == {(loops, repeated)}
+
+
+@pytest.mark.parametrize(
+    ("edges", "words"),
+    [
+        (EDGES, ["1 node(s) without edges"]),
+        ([*EDGES, [4, 4], [3, 4]], ["1 self-loop(s)"]),
+        ([*EDGES, [3, 4], [0, 1], [0, 1], [1, 0]], ["2 repeated edge(s)"]),
+        ([*EDGES, [0, 0], [0, 1]], ["1 self-loop(s)", "1 repeated edge(s)", "1 node(s) without edges"]),
+        ([*EDGES, [3, 4], [4, 3]], []),
+    ],
+)
+def test_what_a_graph_leaves_out_is_said_once(edges: list, words: list[str], tmp_path: Path) -> None:
+    edges = np.array(edges)
+    np.savez(tmp_path / "graph.npz", edges=edges, num_nodes=5)
+    data = SimpleNamespace(edge_index=torch.from_numpy(edges.T.copy()), num_nodes=5)
+    drawn = networkx.MultiDiGraph()
+    drawn.add_nodes_from(range(5))
+    drawn.add_edges_from(edges.tolist())
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        graph = graph_from_edges(edges, 5)
+        for given in (tmp_path / "graph.npz", data, drawn):
+            as_graph(given)
+        as_graph(graph)  # was read before
+        NeuralEigenmap(1, pairs=graph, max_steps=1, hidden=8).fit(FEATURES)
+    assert {one.category for one in said} <= {GraphWarning}
+    assert len(said) == (4 if words else 0)
+    kinds = ("self-loop(s)", "repeated edge(s)", "node(s) without edges")
+    for one in said:
+        assert all(word in str(one.message) for word in words)
+        assert sum(kind in str(one.message) for kind in kinds) == len(words)
 
 
 def test_isolated_nodes_embed_by_their_features() -> None:

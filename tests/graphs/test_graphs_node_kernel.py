@@ -6,7 +6,7 @@ import scipy.sparse as sp
 import torch
 from sklearn.base import clone
 
-from neigenmaps.errors import InputError, ShapeError
+from neigenmaps.errors import GraphWarning, InputError, ShapeError
 from neigenmaps.graphs import Graph, NeuralEigenmap, NodeKernel, graph_from_edges
 from neigenmaps.graphs.node_kernel import NodeOperator
 from oracles import graphs as oracle
@@ -30,7 +30,8 @@ def graph() -> Graph:
     topic = np.repeat(np.arange(3), N // 3)
     upper = np.triu(rng.random((N, N)) < np.where(topic[:, None] == topic, 0.15, 0.01), 1)
     upper[:, -1] = False
-    return graph_from_edges(np.argwhere(upper), N)
+    with pytest.warns(GraphWarning, match="3 node"):
+        return graph_from_edges(np.argwhere(upper), N)
 
 
 @pytest.mark.parametrize("settings", [{}, {"steps": 0, "own": 0.0}, {"steps": 3, "own": 1.5, "rarity": 0.5}])
