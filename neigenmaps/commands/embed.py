@@ -2,8 +2,8 @@
 
     neigenmaps embed checkpoints/digits/RUN photos/ --out photos.safetensors --dims 64
 
-The same line goes on where a killed one stopped. Several processes share the work by --shard 0/4 ... 3/4, each with the
-same other arguments; the last to finish joins their blocks.
+The same line goes on where a killed one stopped, and after photos were added, removed or changed it encodes only the new ones.
+Several processes share the work by --shard 0/4 ... 3/4, each with the same other arguments; the last to finish joins their blocks.
 """
 
 import argparse
@@ -63,8 +63,11 @@ def run(arguments: argparse.Namespace) -> None:
     if done.n_missing:
         console.print(f"Encoded {done.n_encoded} images; other shards still have {done.n_missing} blocks to make.")
         return
+    facts = [f"{done.n_encoded} encoded now"]
+    if done.n_kept or done.n_gone:
+        facts.append(f"{done.n_kept} kept from before, {done.n_gone} dropped as their images are gone or have changed")
     total = len(images) - len(done.skipped)
-    console.print(f"{total} codes ({done.n_encoded} encoded now): [bold]{done.path}[/bold]", soft_wrap=True)
+    console.print(f"{total} codes ({', '.join(facts)}): [bold]{done.path}[/bold]", soft_wrap=True)
 
 
 def _shard(text: str) -> tuple[int, int]:

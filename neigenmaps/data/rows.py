@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from neigenmaps.data.datasets import DATASETS, load_splits
@@ -33,12 +35,14 @@ GREY = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL's
 class ImageRows:
     """`read(rows)`: for each a uint8 image (channels, size, size), or None where the file can't be read.
 
-    fingerprint: changes with names, and with sizes and times of files or contents of arrays.
+    fingerprint: changes with names, and with sizes and times of files or contents of arrays. origins_N: the same for each
+    image alone; a row of a data set or of a tar shard changes with any other of it.
     """
 
     names: tuple[str, ...]
     source: str
     fingerprint: str
+    origins_N: NDArray[np.int64]
     read: Callable[[Sequence[int]], list[Tensor | None]]
 
     def __len__(self) -> int:
@@ -67,7 +71,8 @@ def open_rows(
         return [with_channels(image, channels) for image in images]
 
     fingerprint = hashlib.sha256("".join(store.fingerprint for store in splits).encode()).hexdigest()
-    return ImageRows(names, data, fingerprint, read)
+    origins_N = _origins(names, (f"{fingerprint} {channels}" for _ in names))
+    return ImageRows(names, data, fingerprint, origins_N, read)
 
 
 def read_image(path: str | Path, *, image_size: int, channels: int = 3) -> Tensor:
@@ -105,7 +110,10 @@ def _file_rows(path: Path, image_size: int, channels: int) -> ImageRows:
     else:
         listing = Listing(path, tuple(image_files(path, "")), None)
         files = listing.names
-    facts = [str(path.resolve()), listing.names, list(file_states(listing.root, files))]
+    states = list(file_states(listing.root, files))
+    facts = [str(path.resolve()), listing.names, states]
+    of_row = range(len(listing)) if listing.places_N3 is None else listing.places_N3[:, 0].tolist()
+    origins_N = _origins(listing.names, (f"{states[file]} {image_size} {channels}" for file in of_row))
 
     def read_one(row: int) -> Tensor | None:
         image = decode_image(listing.open(row), image_size, channels)
@@ -115,4 +123,12 @@ def _file_rows(path: Path, image_size: int, channels: int) -> ImageRows:
         with ThreadPoolExecutor() as pool:  # PIL releases the interpreter while it decodes
             return list(pool.map(read_one, rows))
 
-    return ImageRows(listing.names, str(path.resolve()), hashlib.sha256(json.dumps(facts).encode()).hexdigest(), read)
+    fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    return ImageRows(listing.names, str(path.resolve()), fingerprint, origins_N, read)
+
+
+def _origins(names: Iterable[str], states: Iterable[str]) -> NDArray[np.int64]:
+    digests = [
+        hashlib.blake2b(f"{n}\n{s}".encode(), digest_size=8).digest() for n, s in zip(names, states, strict=True)
+    ]
+    return np.frombuffer(b"".join(digests), dtype="<i8").astype(np.int64)

@@ -2,11 +2,15 @@
 
 Rows are cut into blocks. A process takes the blocks of its shard, one file each, written whole or not at all; blocks that are
 there already are not encoded again. Whoever finds all blocks complete joins them into one `CodeStore` and removes them. While
-work is under way the blocks lie in `<out>.parts/`, beside a description of the job that every later process must match.
+work is under way the blocks lie in `<out>.parts/`, in a folder of this list of images, beside a description of the job.
+
+Where images have come, gone or changed since, the list is another one: codes of those that stayed are copied, from `out` or
+from blocks of the earlier list, and only the rest is encoded.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -14,7 +18,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from neigenmaps.data import ImageRows
 from neigenmaps.errors import CheckpointError, DataError, InputError
@@ -29,13 +35,16 @@ NAMES_IN_MESSAGE = 3
 class EmbedReport(NamedTuple):
     """n_encoded: images encoded by this call. skipped: names that can't be read, of all blocks that are there.
 
-    n_missing: blocks that other shards still have to make; at 0 the store lies at `path`.
+    n_missing: blocks that other shards still have to make; at 0 the store lies at `path`. n_kept: codes that this call took
+    over from before. n_gone: codes of before whose images are no longer there, or have changed.
     """
 
     path: Path
     n_encoded: int
     skipped: tuple[str, ...]
     n_missing: int
+    n_kept: int = 0
+    n_gone: int = 0
 
 
 def embed_images(
@@ -57,8 +66,11 @@ def embed_images(
     at a time, and how much a kill can lose. Files that can't be read are left out, and stop the work when they are more than
     `max_unreadable_share` of all. notes: kept in the store. on_block: called with the number of images of each block done.
 
+    Codes that are there already, of the same model and length, are kept where the image is as it was.
+
     Raises:
-        InputError: a shard outside 0 <= i < n, a block below 1, or `out` holding codes of another job.
+        InputError: a shard outside 0 <= i < n, a block below 1, or `out` holding codes of another model or length, or only of
+            images that are not among these.
         DataError: too many unreadable files; what was encoded stays. CheckpointError: what lies at `out` is damaged.
         NotFittedError: the model's functions have no order yet.
     """
@@ -69,23 +81,25 @@ def embed_images(
             f"{index}/{n_shards}, {block} and {max_unreadable_share}"
         )
     job = _Job(model, images, Path(out), dims, scaling, block, notes or {})
-    if job.out.exists():
-        return _finished(job)
+    if job.is_finished():
+        return job.report()
     job.claim()
     starts = range(0, len(images), block)
-    n_encoded, skipped = 0, list(job.skipped())
+    n_encoded, n_kept, skipped = 0, 0, list(job.skipped())
     for number in range(len(starts))[index::n_shards]:
         rows = range(starts[number], min(starts[number] + block, len(images)))
         if not job.has(number):
-            unread = job.encode(number, rows)
-            n_encoded += len(rows) - len(unread)
+            encoded, kept, unread = job.encode(number, rows)
+            n_encoded, n_kept = n_encoded + encoded, n_kept + kept
             skipped += unread
         on_block(len(rows))
         _judge(skipped, len(images), max_unreadable_share)
     n_missing = sum(not job.has(number) for number in range(len(starts)))
     if n_missing:
-        return EmbedReport(job.out, n_encoded, job.skipped(), n_missing)
-    return _finished(job, n_encoded) if job.out.exists() else job.join(len(starts), n_encoded, max_unreadable_share)
+        return EmbedReport(job.out, n_encoded, job.skipped(), n_missing, n_kept, job.earlier.n_gone)
+    if not job.is_finished():
+        job.join(len(starts), max_unreadable_share)
+    return job.report(n_encoded, n_kept)
 
 
 class _Job:
@@ -105,53 +119,81 @@ class _Job:
         if not 1 <= self.dims <= available:  # before a folder is made
             raise InputError(f"expected dims between 1 and {available}, the model's functions, got {dims}")
         self.fingerprint = fingerprint_model(model)
-        facts = [self.fingerprint, images.fingerprint, len(images), self.dims, scaling, block]
-        self.digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-        self.notes = {**notes, "job": self.digest, "scaling": scaling, "images": images.source}
+        self.recipe = _digest(self.fingerprint, self.dims, scaling)
+        self.digest = _digest(self.recipe, images.fingerprint, len(images))
+        self.notes = {**notes, "recipe": self.recipe, "job": self.digest, "scaling": scaling, "images": images.source}
         self.parts = out.with_name(f"{out.name}.parts")
+        self.folder = self.parts / f"{self.digest[:16]}-{block}"
+        self.earlier, self.earlier_folders = _EarlierCodes(self.dims), list[Path]()
+
+    def is_finished(self) -> bool:
+        """Whether codes of these images lie at `out`; InputError when they are of another model or length."""
+        if not self.out.exists():
+            return False
+        notes = CodeStore.load(self.out, verify=False).notes
+        if notes.get("recipe") != self.recipe:
+            raise InputError(
+                f"{self.out} holds codes of another job (another model, length or scaling): choose another --out, or delete it"
+            )
+        return notes["job"] == self.digest
 
     def claim(self) -> None:
-        """Say what the blocks are of, or InputError when they are of something else."""
-        description = self.parts / "job.json"
-        if description.exists():
-            if json.loads(description.read_text()).get("job") != self.digest:
+        """Find what earlier lists of images left, and say what the blocks are of; InputError when that does not fit."""
+        for description in self.parts.glob("*/job.json"):
+            if json.loads(description.read_text()).get("recipe") != self.recipe:
                 raise InputError(
-                    f"{self.parts} holds blocks of another job (another model, other images, another length or block size): "
+                    f"{self.parts} holds blocks of another job (another model, length or scaling): "
                     "finish that one, delete the folder, or choose another --out"
                 )
-            return
-        with whole_file(description) as path:
-            path.write_text(json.dumps(self.notes, indent=2) + "\n")
+        if self.out.exists():
+            self.earlier.add(self.out, CodeStore.load(self.out), self.images)
+        others = (path.parent for path in self.parts.glob("*/job.json") if path.parent != self.folder)
+        self.earlier_folders = sorted(others)
+        for folder in self.earlier_folders:
+            stores = []
+            for path in sorted(folder.glob("*.safetensors")):
+                with contextlib.suppress(CheckpointError):  # damaged, or joined and removed meanwhile: encoded anew
+                    stores.append(CodeStore.load(path))
+            if stores:
+                self.earlier.add(folder, CodeStore.joined(stores), self.images)
+        description = self.folder / "job.json"
+        if not description.exists():
+            with whole_file(description) as path:
+                path.write_text(json.dumps(self.notes, indent=2) + "\n")
 
     def has(self, number: int) -> bool:
         return self._listing(number).exists()
 
-    def encode(self, number: int, rows: range) -> list[str]:
-        """Write one block; the names of what can't be read."""
-        found = self.images.read(rows)
-        names = [self.images.names[row] for row in rows]
-        readable = [image for image in found if image is not None]
-        if readable:
-            codes = self.model.encode(torch.stack(readable), self.dims, scaling=self.scaling).cpu()
-            ids = [name for name, image in zip(names, found, strict=True) if image is not None]
-            store = CodeStore(
-                codes,
-                ids=ids,
+    def encode(self, number: int, rows: range) -> tuple[int, int, list[str]]:
+        """Write one block: how many were encoded, how many were there before, and the names of what can't be read."""
+        names, origins_B = self.images.names[rows.start : rows.stop], self.images.origins_N[rows.start : rows.stop]
+        codes_BK, there_B = self.earlier.find(origins_B)
+        n_kept, wanted = int(there_B.sum()), np.flatnonzero(~there_B).tolist()
+        read = zip(wanted, self.images.read([rows[i] for i in wanted]), strict=True)
+        found = {i: image for i, image in read if image is not None}
+        if found:
+            encoded = self.model.encode(torch.stack([*found.values()]), self.dims, scaling=self.scaling)
+            codes_BK[[*found]] = encoded.cpu().float().numpy()
+            there_B[[*found]] = True
+        if there_B.any():
+            CodeStore(
+                codes_BK[there_B],
+                ids=[name for name, there in zip(names, there_B, strict=True) if there],
                 eigenvalues=self.model.eigenvalues[: self.dims],
                 fingerprint=self.fingerprint,
                 notes=self.notes,
-            )
-            store.save(self._codes(number))
-        skipped = [name for name, image in zip(names, found, strict=True) if image is None]
+                origins=origins_B[there_B],
+            ).save(self._codes(number))
+        skipped = [name for name, there in zip(names, there_B, strict=True) if not there]
         with whole_file(self._listing(number)) as path:  # last: a block is complete when this file is there
-            path.write_text(json.dumps({"n_codes": len(readable), "skipped": skipped}) + "\n")
-        return skipped
+            path.write_text(json.dumps({"n_codes": int(there_B.sum()), "skipped": skipped}) + "\n")
+        return len(found), n_kept, skipped
 
     def skipped(self) -> tuple[str, ...]:
-        listings = sorted(self.parts.glob("[0-9]*.json"))
+        listings = sorted(self.folder.glob("[0-9]*.json"))
         return tuple(name for listing in listings for name in json.loads(listing.read_text())["skipped"])
 
-    def join(self, n_blocks: int, n_encoded: int, max_unreadable_share: float) -> EmbedReport:
+    def join(self, n_blocks: int, max_unreadable_share: float) -> None:
         try:
             skipped = self.skipped()
             _judge(skipped, len(self.images), max_unreadable_share)
@@ -163,11 +205,16 @@ class _Job:
             whole.notes["skipped"] = json.dumps(skipped)
             whole.save(self.out)
         except (FileNotFoundError, CheckpointError):
-            if not self.out.exists():  # else another process has joined the blocks meanwhile
+            if not self.is_finished():  # else another process has joined the blocks meanwhile
                 raise
-            return _finished(self, n_encoded)
-        shutil.rmtree(self.parts, ignore_errors=True)
-        return EmbedReport(self.out, n_encoded, skipped, 0)
+        for folder in (self.folder, *self.earlier_folders):
+            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another list's blocks, begun meanwhile
+            self.parts.rmdir()
+
+    def report(self, n_encoded: int = 0, n_kept: int = 0) -> EmbedReport:
+        notes = CodeStore.load(self.out, verify=False).notes
+        return EmbedReport(self.out, n_encoded, tuple(json.loads(notes["skipped"])), 0, n_kept, self.earlier.n_gone)
 
     def _opened(self, number: int) -> CodeStore:
         try:
@@ -177,20 +224,50 @@ class _Job:
             raise CheckpointError(f"{error}. That block will be encoded anew: run the command again") from error
 
     def _codes(self, number: int) -> Path:
-        return self.parts / f"{number:06d}.safetensors"
+        return self.folder / f"{number:06d}.safetensors"
 
     def _listing(self, number: int) -> Path:
-        return self.parts / f"{number:06d}.json"
+        return self.folder / f"{number:06d}.json"
 
 
-def _finished(job: _Job, n_encoded: int = 0) -> EmbedReport:
-    notes = CodeStore.load(job.out, verify=False).notes
-    if notes.get("job") != job.digest:
-        raise InputError(
-            f"{job.out} holds codes of another job (another model, other images, another length): choose another --out, or "
-            "delete it"
-        )
-    return EmbedReport(job.out, n_encoded, tuple(json.loads(notes.get("skipped", "[]"))), 0)
+class _EarlierCodes:
+    """Codes of images that are as they were, by origin."""
+
+    def __init__(self, width: int) -> None:
+        self.width, self._gone = width, set[int]()
+        self._sources: list[tuple[CodeStore, NDArray[np.int64], NDArray[np.int64]]] = []
+
+    def add(self, place: Path, store: CodeStore, images: ImageRows) -> None:
+        """InputError where none of the images is left: then it is the codes of something else that would be lost."""
+        there_N = np.isin(store.origins_N, images.origins_N)
+        if not there_N.any():
+            raise InputError(
+                f"{place} holds codes of {len(store)} images, and none of them is in {images.source} as it was: choose "
+                "another --out, or delete it"
+            )
+        self._gone.update(store.origins_N[~there_N].tolist())
+        rows = np.flatnonzero(there_N)
+        rows = rows[np.argsort(store.origins_N[rows])]
+        self._sources.append((store, store.origins_N[rows], rows))
+
+    @property
+    def n_gone(self) -> int:
+        return len(self._gone)
+
+    def find(self, origins_B: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Codes (B, K), and which of them are there."""
+        codes_BK = np.zeros((len(origins_B), self.width), dtype=np.float32)
+        there_B = np.zeros(len(origins_B), dtype=bool)
+        for store, known_N, rows in self._sources:
+            place_B = np.searchsorted(known_N, origins_B).clip(max=len(known_N) - 1)
+            here_B = known_N[place_B] == origins_B
+            codes_BK[here_B] = store.gather(rows[place_B[here_B]], self.width)
+            there_B |= here_B
+        return codes_BK, there_B
+
+
+def _digest(*facts: str | int) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def _judge(skipped: Sequence[str], n_images: int, max_share: float) -> None:

@@ -39,10 +39,10 @@ class CodeStore:
     An array is kept without copying: do not change it afterwards. ids: distinct integers or strings, 0 .. N-1 when
     None. eigenvalues: (K,), what each number is worth. fingerprint: of the model that made the codes
     (`fingerprint_model`); codes and queries that name another one are refused. notes: free text kept in the file, such
-    as where the images lie.
+    as where the images lie. origins: (N,) integers that change with what a row was made from (`ImageRows.origins`).
 
     Raises:
-        ShapeError: codes that are not a matrix, ids or eigenvalues of another length.
+        ShapeError: codes that are not a matrix, ids, eigenvalues or origins of another length.
         NonFiniteError: NaN or infinity in codes or eigenvalues.
         InputError: no rows, repeated ids, or ids that are neither integers nor strings.
     """
@@ -55,6 +55,7 @@ class CodeStore:
         eigenvalues: Array | None = None,
         fingerprint: str | None = None,
         notes: Mapping[str, str] | None = None,
+        origins: NDArray[np.int64] | None = None,
     ) -> None:
         rows = checked_codes("gallery", codes)
         self.width = rows.shape[1]
@@ -62,6 +63,7 @@ class CodeStore:
         self.eigenvalues_K = None if eigenvalues is None else _checked_eigenvalues(eigenvalues, self.width)
         self.fingerprint = fingerprint
         self.notes = _checked_notes(notes or {})
+        self.origins_N = _checked_origins(origins, len(rows))
         self.alive_N = np.ones(len(rows), dtype=bool)
         self._segments, self._n_given = [_Segment((0,), (rows,))], 1
 
@@ -102,6 +104,7 @@ class CodeStore:
             raise InputError(f"{int(known.sum())} ids are in use, first {new[known][0]!r}: remove these rows first")
         self.ids = np.concatenate([self.ids, new])
         self.alive_N = np.concatenate([self.alive_N, np.ones(len(rows), dtype=bool)])
+        self.origins_N = np.concatenate([self.origins_N, _checked_origins(None, len(rows))])
         given, added = self._segments[: self._n_given], self._segments[self._n_given :]
         parts = [segment.blocks[0] for segment in added] + [rows.astype(given[0].blocks[0].dtype)]
         self._segments = [*given, _Segment((0,), (np.concatenate(parts),))]
@@ -133,6 +136,8 @@ class CodeStore:
         parts = [*_id_parts(self.ids[rows])]
         if self.eigenvalues_K is not None:
             parts.append(Part("eigenvalues", "float64", (self.width,), [self.eigenvalues_K]))
+        if self.origins_N.any():
+            parts.append(Part("origins", "int64", (len(rows),), [self.origins_N[rows]]))
         dtype = str(self._segments[0].blocks[0].dtype)
         for a, b in pairwise(_block_edges(self.width)):
             parts.append(Part(f"codes_{a}_{b}", dtype, (len(rows), b - a), self._pieces(rows, a, b)))
@@ -176,6 +181,7 @@ class CodeStore:
         store.fingerprint, store.notes = first.fingerprint, dict(first.notes)
         store.alive_N = np.concatenate([one.alive_N for one in stores])
         store.ids = np.concatenate([one.ids for one in stores])
+        store.origins_N = np.concatenate([one.origins_N for one in stores])
         _checked_ids(store.ids[store.alive_N], int(store.alive_N.sum()))
         store._segments = [segment for one in stores for segment in one._segments]
         store._n_given = len(store._segments)
@@ -196,6 +202,7 @@ class CodeStore:
         store.eigenvalues_K = None if eigenvalues is None else _checked_eigenvalues(eigenvalues, store.width)
         store.fingerprint, store.notes = fingerprint, _checked_notes(notes)
         store.alive_N = np.ones(len(blocks[0]), dtype=bool)
+        store.origins_N = _checked_origins(arrays.get("origins"), len(blocks[0]))
         store._segments, store._n_given = [_Segment(starts, blocks)], 1
         return store
 
@@ -293,6 +300,14 @@ def _checked_eigenvalues(eigenvalues: Any, width: int) -> NDArray[np.float64]:
     if not np.isfinite(values).all():
         raise NonFiniteError("expected finite eigenvalues, got NaN or infinity: look at Rayleigh-Ritz")
     return values
+
+
+def _checked_origins(origins: NDArray[np.int64] | None, n_rows: int) -> NDArray[np.int64]:
+    """0 where nobody knows."""
+    array = np.zeros(n_rows, dtype=np.int64) if origins is None else np.asarray(origins)
+    if array.shape != (n_rows,) or array.dtype != np.int64:
+        raise ShapeError(f"expected int64 origins ({n_rows},), got {array.dtype} {array.shape}: give every row one")
+    return array
 
 
 def _checked_notes(notes: Any) -> dict[str, str]:

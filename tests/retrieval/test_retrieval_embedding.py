@@ -1,6 +1,8 @@
 """Codes of a folder equal `encode`'s, whatever was killed, shared out or unreadable on the way; nothing is overwritten."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from neigenmaps.data import open_rows
+from neigenmaps.data import ImageRows, open_rows
 from neigenmaps.data.rows import with_channels
 from neigenmaps.errors import CheckpointError, DataError, InputError, NotFittedError
 from neigenmaps.functional.rayleigh_ritz import RitzResult
@@ -37,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def rows_of(folder: Path):  # type: ignore[no-untyped-def]
+def rows_of(folder: Path) -> ImageRows:
     return open_rows(str(folder), image_size=8, channels=1)
 
 
@@ -61,6 +63,11 @@ def test_codes_are_those_of_encode_under_the_names_of_files(
     assert not (tmp_path / "c.parts").exists()
 
 
+def block_of(place: Path, name: str) -> Path:
+    (found,) = (place / "c.parts").glob(f"*/{name}")
+    return found
+
+
 class Killed(BaseException):
     """What a signal would do, where a test can see the rest."""
 
@@ -75,7 +82,7 @@ def test_a_killed_run_goes_on_and_encodes_nothing_twice(
 
     with pytest.raises(Killed):
         embed_images(model, rows_of(folder), tmp_path / "c", block=5, on_block=kill_at_second)
-    (tmp_path / "c.parts" / "000001.json").unlink()  # killed between the codes and the mark that they are whole
+    block_of(tmp_path, "000001.json").unlink()  # killed between the codes and the mark that they are whole
     done = embed_images(model, rows_of(folder), tmp_path / "c", block=5)
     assert done.n_encoded == N_IMAGES - 5
     whole = embed_images(model, rows_of(folder), tmp_path / "d", block=5)
@@ -128,11 +135,99 @@ def test_other_jobs_do_not_mix(tmp_path: Path, folder: Path, model: NeuralEigenm
 
 def test_a_damaged_block_is_made_anew(tmp_path: Path, folder: Path, model: NeuralEigenmapModel) -> None:
     embed_images(model, rows_of(folder), tmp_path / "c", block=8, shard=(0, 2))
-    part = tmp_path / "c.parts" / "000002.safetensors"
+    part = block_of(tmp_path, "000002.safetensors")
     part.write_bytes(part.read_bytes()[:-3])
     with pytest.raises(CheckpointError, match="encoded anew: run the command again"):
         embed_images(model, rows_of(folder), tmp_path / "c", block=8)
     assert embed_images(model, rows_of(folder), tmp_path / "c", block=8).n_encoded == N_IMAGES - 16
+
+
+def change(folder: Path, removed: list[str], added: list[str], changed: list[str]) -> None:
+    for name in removed:
+        (folder / name).unlink()
+    for name in added + changed:
+        (folder / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((8, 8), 77, dtype=np.uint8)).save(folder / name)
+
+
+def reads_of(folder: Path, seen: list[str]) -> ImageRows:
+    """Notes the names of images that are read."""
+    images = rows_of(folder)
+
+    def read(rows: Sequence[int]) -> list[torch.Tensor | None]:
+        seen.extend(images.names[row] for row in rows)
+        return images.read(rows)
+
+    return replace(images, read=read)
+
+
+@pytest.mark.parametrize(
+    ("removed", "added", "changed"),
+    [
+        ([], [], []),
+        (["0/04.png"], [], []),
+        ([], ["0/03a.png", "2/00.png"], []),
+        ([], [], ["1/11.png"]),
+        (["0/00.png", "1/21.png"], ["0/00a.png"], ["0/02.png", "1/03.png"]),
+    ],
+)
+def test_of_a_folder_that_has_changed_only_what_is_new_is_encoded(
+    tmp_path: Path, folder: Path, model: NeuralEigenmapModel, removed: list[str], added: list[str], changed: list[str]
+) -> None:
+    embed_images(model, rows_of(folder), tmp_path / "c", block=6)
+    before, seen = CodeStore.load(tmp_path / "c"), list[str]()
+    change(folder, removed, added, changed)
+    reports = [embed_images(model, reads_of(folder, seen), tmp_path / "c", block=7, shard=(i, 2)) for i in (1, 0)]
+    assert sorted(seen) == sorted(added + changed)
+    store = CodeStore.load(tmp_path / "c")
+    assert store.ids.tolist() == sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+    np.testing.assert_allclose(store.prefix(6), true_codes(model, folder, store, 6), rtol=0, atol=1e-6)
+    stayed = [name for name in before.ids.tolist() if name not in removed + changed]
+    for name in stayed:
+        a, b = store.ids.tolist().index(name), before.ids.tolist().index(name)
+        np.testing.assert_array_equal(store.prefix(6)[a], before.prefix(6)[b])
+    assert sum(report.n_encoded for report in reports) == len(seen)
+    if removed + added + changed:
+        assert sum(report.n_kept for report in reports) == len(stayed)
+        assert reports[0].n_gone == reports[1].n_gone == len(removed + changed)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "images"]
+    assert embed_images(model, reads_of(folder, seen), tmp_path / "c").n_encoded == 0
+    assert store.notes["images"] == str(folder)
+
+
+def test_blocks_of_a_folder_that_has_changed_since_are_kept(
+    tmp_path: Path, folder: Path, model: NeuralEigenmapModel
+) -> None:
+    for shard in ((0, 2), (1, 4)):  # three blocks of four; the last one holds 1/13 to 1/21
+        embed_images(model, rows_of(folder), tmp_path / "c", block=6, shard=shard)
+    damaged = block_of(tmp_path, "000001.safetensors")  # of 0/12 to 0/22
+    damaged.write_bytes(damaged.read_bytes()[:-3])
+    change(folder, ["0/04.png", "1/21.png"], ["2/00.png"], ["0/02.png"])
+    seen = list[str]()
+    done = embed_images(model, reads_of(folder, seen), tmp_path / "c", block=5)
+    old = [f"0/{n}.png" for n in range(12, 24, 2)] + [f"1/{n}.png" for n in (13, 15, 17, 19)]
+    assert sorted(seen) == sorted(["2/00.png", "0/02.png", *old])
+    assert (done.n_encoded, done.n_kept, done.n_gone) == (12, 10, 2)
+    store = CodeStore.load(tmp_path / "c")
+    assert store.ids.tolist() == list(rows_of(folder).names)
+    np.testing.assert_allclose(store.prefix(6), true_codes(model, folder, store, 6), rtol=0, atol=1e-6)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "images"]
+
+
+def test_codes_of_other_images_are_not_replaced(tmp_path: Path, folder: Path, model: NeuralEigenmapModel) -> None:
+    embed_images(model, rows_of(folder), tmp_path / "c")
+    before = (tmp_path / "c").read_bytes()
+    change(folder, [], [], [path.relative_to(folder).as_posix() for path in folder.rglob("*.png")])
+    with pytest.raises(InputError, match=r"holds codes of 23 images, and none of them is in .* as it was"):
+        embed_images(model, rows_of(folder), tmp_path / "c")
+    assert (tmp_path / "c").read_bytes() == before
+
+
+def test_a_folder_that_was_moved_is_not_encoded_again(tmp_path: Path, folder: Path, model: NeuralEigenmapModel) -> None:
+    embed_images(model, rows_of(folder), tmp_path / "c")
+    done = embed_images(model, rows_of(folder.rename(tmp_path / "moved")), tmp_path / "c")
+    assert (done.n_encoded, done.n_kept) == (0, N_IMAGES)
+    assert CodeStore.load(tmp_path / "c").notes["images"] == str(tmp_path / "moved")
 
 
 def test_wrong_arguments_are_refused(tmp_path: Path, folder: Path, model: NeuralEigenmapModel) -> None:

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from neigenmaps.errors import CheckpointError, InputError
+from neigenmaps.errors import CheckpointError, InputError, ShapeError
 from neigenmaps.retrieval import CodeStore, TruncatedIndex
 from neigenmaps.retrieval import sealed as sealed_module
 from neigenmaps.retrieval import store as module
@@ -244,6 +244,20 @@ def test_notes_are_kept_and_must_be_text(tmp_path: Path) -> None:
     assert CodeStore.load(tmp_path / "s").notes == notes
     with pytest.raises(InputError, match="from str to str"):
         CodeStore(codes(), notes={"n": 3})  # type: ignore[dict-item]
+
+
+def test_origins_stay_with_their_rows(tmp_path: Path) -> None:
+    store = CodeStore(np.eye(4), origins=np.array([5, -6, 7, 8]))
+    store.remove([1])
+    store.add(np.ones((1, 4)))
+    store.save(tmp_path / "a")
+    loaded = CodeStore.load(tmp_path / "a")
+    assert loaded.origins_N.tolist() == [5, 7, 8, 0]
+    other = CodeStore(np.eye(4), ids=[10, 11, 12, 13])
+    assert CodeStore.joined([loaded, other]).origins_N.tolist() == [5, 7, 8, 0, 0, 0, 0, 0]
+    for wrong in (np.arange(3), np.ones(4)):
+        with pytest.raises(ShapeError, match=r"int64 origins \(4,\)"):
+            CodeStore(np.eye(4), origins=wrong)
 
 
 def test_joined_stores_answer_like_one(tmp_path: Path) -> None:
