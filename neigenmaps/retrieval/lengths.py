@@ -16,13 +16,12 @@ from torch import Tensor
 from neigenmaps.errors import InputError, ShapeError
 from neigenmaps.functional.ranking import Metric, retrieval_map
 from neigenmaps.retrieval.index import TruncatedIndex
-from neigenmaps.retrieval.scoring import overlap
 from neigenmaps.retrieval.store import checked_codes
 
 if TYPE_CHECKING:
     Array = Tensor | NDArray[Any]
 
-NEIGHBOURS = 10  # of the full code, which a cut code should find again where there are no labels
+NEIGHBOURS = 10  # that a cut code finds, and that the full code judges, where there are no labels
 FEWEST_QUERIES = 20  # below, an interval by resampling means little
 ROUNDING = 1e-6  # relative; float32 eigenvalues that sum to the target exactly should reach it
 
@@ -32,7 +31,7 @@ class DimSuggestion(NamedTuple):
 
     interval: (low, high), where dim falls for the middle `confidence` share of resampled queries. dim_by_eigenvalues:
     the shortest length that holds the share `target` of the eigenvalues' sum. lengths_L, quality_L: the held-out
-    curve; quality is mean average precision with labels, else recall of the full code's nearest neighbours.
+    curve; quality is mean average precision with labels, else how near the neighbours found are, see `suggest_dim`.
     """
 
     dim: int
@@ -49,6 +48,7 @@ def suggest_dim(
     target: float = 0.99,
     *,
     eigenvalues: Array | None = None,
+    diffusion: float = 0.0,
     lengths: Sequence[int] | None = None,
     metric: Metric = "cosine",
     max_queries: int = 1_000,
@@ -59,19 +59,23 @@ def suggest_dim(
     """How long codes must be to keep the share `target` of what the full code achieves.
 
     A fifth of the rows, at most `max_queries`, are held out as queries and search the rest at every length. labels: as
-    in `functional.ranking`, integers or boolean (N, C); without them quality is the share of the full code's 10 nearest
-    that a cut code finds, which is stricter: it asks for the same neighbours, not for equally good ones. eigenvalues:
-    when None, the mean squares of the codes' columns, which are the eigenvalues of codes of `encode`'s default
-    scaling. lengths: tried, the full one is always among them; when None, steps of a factor sqrt(2). generator: of the
-    split and the resamples; seed 0 when None.
+    in `functional.ranking`, integers or boolean (N, C). Without them the full code judges the 10 rows that a cut code finds:
+
+        quality = (mean similarity of the 10 found - chance) / (that of its own 10 nearest - chance),  chance: of all rows
+
+    so that rows as near as the nearest count as much. eigenvalues: when None, the mean squares of the codes' columns, which
+    are the eigenvalues of codes of `encode`'s default scaling. diffusion: as `TruncatedIndex`, and for the search that will
+    be run with it: without labels the full code is believed, and where later functions count almost as much as the first,
+    so is whatever noise they hold. lengths: tried, the full one is always among them; when None, steps of a factor
+    sqrt(2). generator: of the split and the resamples; seed 0 when None.
 
     The interval says how far the choice is due to the queries drawn; it does not know the gallery grown ten times.
 
     Raises:
         ShapeError: codes that are not a matrix, labels or eigenvalues of another length.
         NonFiniteError: NaN or infinity in the codes.
-        InputError: fewer than 100 rows, a target or confidence outside (0, 1), a length outside 1..K, or no query whose
-            label occurs in the rest.
+        InputError: fewer than 100 rows, a target or confidence outside (0, 1), a negative diffusion, a length outside 1..K,
+            or no query whose label occurs in the rest.
     """
     rows = checked_codes("given", codes)
     n_rows, width = rows.shape
@@ -86,13 +90,17 @@ def suggest_dim(
             raise InputError(f"expected {name} between 0 and 1, got {share}: it is a share")
     if n_resamples < 1:
         raise InputError(f"expected n_resamples >= 1, got {n_resamples}: the interval is made of them")
+    if not 0 <= diffusion < np.inf:
+        raise InputError(f"expected a diffusion of at least 0, got {diffusion}: it is a power of the eigenvalues")
     tried = _checked_lengths(lengths, width)
-    mean_squares_K = _checked_eigenvalues(eigenvalues, rows)
+    values_K = _checked_eigenvalues(eigenvalues, rows)
+    if diffusion and values_K.max() > 0:
+        rows = rows * (np.maximum(values_K / values_K.max(), 0) ** diffusion).astype(np.float32)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     order = torch.randperm(n_rows, generator=generator)
     queries, rest = order[:n_queries], order[n_queries:]
     if labels is None:
-        quality_QL = _recall_curves(rows[queries.numpy()], rows[rest.numpy()], tried, metric)
+        quality_QL = _nearness_curves(rows[queries.numpy()], rows[rest.numpy()], tried, metric)
     else:
         quality_QL = _precision_curves(torch.from_numpy(rows), torch.as_tensor(labels), queries, rest, tried, metric)
 
@@ -104,7 +112,7 @@ def suggest_dim(
     return DimSuggestion(
         dim=_shortest(curve_L, tried, target),
         interval=(int(low), int(high)),
-        dim_by_eigenvalues=_share_reached(mean_squares_K, target),
+        dim_by_eigenvalues=_share_reached(values_K, target),
         lengths_L=tried,
         quality_L=tuple(curve_L.tolist()),
         n_queries=len(quality_QL),
@@ -125,14 +133,17 @@ def _precision_curves(
     return torch.stack(columns, dim=1)[answerable_Q].double().numpy()
 
 
-def _recall_curves(
+def _nearness_curves(
     queries: NDArray[Any], rest: NDArray[Any], lengths: Sequence[int], metric: Metric
 ) -> NDArray[np.float64]:
-    """(Q, L): share of each query's nearest at full length that are among the nearest at each length."""
+    """(Q, L): how near in the full code those are that each length finds; 1 on average for the full code's own."""
     full = TruncatedIndex(rest, metric=metric, method="flat")
-    truth = full.search(queries, NEIGHBOURS).ids
     found = [full.truncated(m).search(queries, NEIGHBOURS).ids for m in lengths]
-    return np.stack([overlap(ids, truth) for ids in found], axis=1)
+    queries, rest = full.scorer.comparable(queries), full.scorer.comparable(rest)
+    chance_Q = queries @ rest.mean(axis=0, dtype=np.float64)
+    gain_QL = np.stack([np.einsum("qk,qnk->q", queries, rest[ids]) / NEIGHBOURS - chance_Q for ids in found], axis=1)
+    largest = gain_QL[:, -1].mean()
+    return gain_QL / largest if largest > 0 else np.ones_like(gain_QL)
 
 
 def _shortest(curve_L: NDArray[np.float64], lengths: Sequence[int], target: float) -> int:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from neigenmaps.errors import InputError, NonFiniteError, ShapeError
-from neigenmaps.functional.ranking import mean_average_precision
+from neigenmaps.functional.ranking import Metric, mean_average_precision
 from neigenmaps.retrieval import suggest_dim
 from neigenmaps.retrieval.lengths import _share_reached, _shortest
 
@@ -31,15 +31,60 @@ def test_a_planted_length_is_found_with_and_without_labels(informative: int) -> 
     assert found.n_queries == 120
 
 
-def test_without_labels_the_full_codes_neighbours_are_asked_for() -> None:
+def test_without_labels_the_full_code_judges_the_neighbours() -> None:
     generator = np.random.default_rng(1)
     codes = generator.standard_normal((500, 16), dtype=np.float32)
     codes[:, 6:] *= 1e-4
     found = suggest_dim(codes, target=0.95, lengths=[2, 5, 6, 7])
     assert (found.dim, found.interval) == (6, (6, 6))
     assert found.lengths_L == (2, 5, 6, 7, 16)
-    assert found.quality_L[-1] == 1
-    assert found.quality_L[0] < 0.5
+    assert found.quality_L[-1] == pytest.approx(1)
+    assert found.quality_L[0] < 0.7
+
+
+@pytest.mark.parametrize("metric", ["cosine", "inner_product"])
+def test_the_curve_without_labels_is_the_gain_in_similarity(metric: Metric) -> None:
+    codes = np.random.default_rng(3).standard_normal((200, 6)) * np.arange(6, 0, -1)
+    mu_K = np.array([0.9, 0.8, 0.5, 0.3, 0.2, -0.1])
+    found = suggest_dim(
+        codes,
+        eigenvalues=mu_K,
+        diffusion=0.5,
+        lengths=[2, 3, 5],  # by the cosine of one number all rows are tied
+        metric=metric,
+        generator=torch.Generator().manual_seed(5),
+    )
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(5)).numpy()
+    scaled = codes * np.sqrt(mu_K.clip(0) / 0.9)
+
+    def similarities(m: int) -> np.ndarray:
+        cut = scaled[:, :m]
+        unit = cut / np.linalg.norm(cut, axis=1, keepdims=True) if metric == "cosine" else cut
+        return unit[order[:40]] @ unit[order[40:]].T
+
+    full = similarities(6)
+
+    def gain(m: int) -> float:
+        nearest = np.argsort(-similarities(m), axis=1)[:, :10]
+        return float((np.take_along_axis(full, nearest, axis=1).mean(axis=1) - full.mean(axis=1)).mean())
+
+    assert found.quality_L == pytest.approx([gain(m) / gain(6) for m in found.lengths_L], abs=1e-5)
+
+
+@pytest.mark.parametrize("true", [4, 8, 16])
+def test_functions_beyond_the_true_ones_are_not_asked_for(true: int) -> None:
+    """Codes of `encode`'s default scaling: variance mu, of which the true ones hold .9 to .5 and 64 of noise .004 or .1 each."""
+    generator = np.random.default_rng(true)
+    for noise, diffusion, target in ((0.004, 0, 0.95), (0.1, 2, 0.99)):
+        mu_K = np.concatenate([np.linspace(0.9, 0.5, true), np.full(64, noise)])
+        codes = generator.standard_normal((1_500, len(mu_K))) * np.sqrt(mu_K)
+        assert 0.65 * true <= suggest_dim(codes, target=target, diffusion=diffusion).dim <= 1.42 * true
+
+
+def test_rows_all_alike_need_one_number() -> None:
+    found = suggest_dim(np.ones((100, 4)))
+    assert found.dim == 1
+    assert found.quality_L == (1, 1, 1, 1)
 
 
 def test_the_curve_is_the_mean_average_precision_of_the_split() -> None:
@@ -60,7 +105,7 @@ def test_the_interval_widens_with_fewer_queries_and_covers_the_large_sample_answ
     def suggested(seed: int, max_queries: int) -> tuple[int, tuple[int, int]]:
         generator = np.random.default_rng(seed)
         codes = generator.standard_normal((2_000, 32), dtype=np.float32) * np.arange(1, 33, dtype=np.float32) ** -0.5
-        found = suggest_dim(codes, target=0.8, lengths=range(12, 30, 2), max_queries=max_queries, n_resamples=200)
+        found = suggest_dim(codes, target=0.95, lengths=range(8, 30), max_queries=max_queries, n_resamples=200)
         return found.dim, found.interval
 
     large = suggested(0, 400)[0]
@@ -105,6 +150,7 @@ def test_same_generator_same_answer_and_inputs_untouched() -> None:
         ({"codes": np.ones((99, 4))}, InputError, "at least 100 codes and 20 queries, got 99"),
         ({"max_queries": 19}, InputError, "max_queries=19"),
         ({"target": 1.0}, InputError, "target between 0 and 1"),
+        ({"diffusion": -1}, InputError, "diffusion of at least 0, got -1"),
         ({"confidence": 0}, InputError, "confidence between 0 and 1"),
         ({"n_resamples": 0}, InputError, "n_resamples >= 1"),
         ({"lengths": [0, 2]}, InputError, r"within 1..4, the code width, got \[0, 2\]"),
