@@ -120,7 +120,13 @@ class RowsDataModule(pl.LightningDataModule):
         return {} if self._loader is None else self._loader.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Before the loader is made, or after: FSDP reads a checkpoint when the optimiser is there to take its part."""
         self._resume_at = state_dict
+        if self._loader is not None:
+            self._loader.load_state_dict(state_dict)
+
+    def teardown(self, stage: str) -> None:
+        self._resume_at = None  # of this fit, not of the next
 
 
 class ViewsDataModule(RowsDataModule):
