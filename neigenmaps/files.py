@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from neigenmaps.errors import InputError
+
 UNTOUCHED = 24 * 3600.0  # seconds after which nobody is believed to be writing, where processes can't be asked
 HOST = hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()  # of one length, whatever its letters
 
@@ -17,8 +19,10 @@ HOST = hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it becomes `path` if the block succeeds and is removed if not.
 
-    What writers of the same file left behind when they were killed is removed first.
+    What writers of the same file left behind when they were killed is removed first. InputError for what is no path.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"expected the path of a file to write, got {path!r}")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)

@@ -6,9 +6,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from neigenmaps.errors import InputError
 from neigenmaps.files import HOST, UNTOUCHED, whole_file
 
 WRITES_AND_WAITS = """
@@ -33,6 +35,12 @@ def write(path: Path) -> None:
 def fill_the_disk(path: Path) -> None:
     path.write_text("half")
     raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("path", [None, 3, b"a.json"])
+def test_what_is_no_path_is_refused(path: Any) -> None:
+    with pytest.raises(InputError, match="expected the path of a file to write, got"):
+        write(path)
 
 
 def test_whole_or_not_at_all(tmp_path: Path) -> None:

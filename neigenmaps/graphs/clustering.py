@@ -15,6 +15,7 @@ from torch import Tensor
 
 from neigenmaps.errors import InputError
 from neigenmaps.graphs.eigenmap import NeuralEigenmap
+from neigenmaps.graphs.settings import check_whole
 
 FEWEST_STEPS, MOST_STEPS = 150, 1000  # of the network; more changes the third digit of ARI on digits, mfeat and MNIST
 
@@ -28,7 +29,7 @@ class NeuralSpectralClustering(ClusterMixin, BaseEstimator):
     n_init: starts of k-means. random_state: of both steps; an embedding with a random_state of its own keeps it.
 
     Labels are NumPy arrays. Fitted: labels_, embedding_, k_means_, n_features_in_. Raises as `NeuralEigenmap` does, and
-    InputError for more clusters than rows.
+    InputError for more clusters than rows, and an embedding of another kind.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class NeuralSpectralClustering(ClusterMixin, BaseEstimator):
 
     def fit(self, X: Any, y: None = None) -> Self:
         """Cluster the rows of X, (N, F)."""
+        self._check_settings()
         rows = self._rows(X, reset=True)
         if not 1 <= self.n_clusters <= rows.shape[0]:
             raise InputError(f"expected 1 <= n_clusters <= {rows.shape[0]} (the rows of X), got {self.n_clusters}")
@@ -75,6 +77,13 @@ class NeuralSpectralClustering(ClusterMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+    def _check_settings(self) -> None:
+        check_whole(1, n_clusters=self.n_clusters, n_neighbors=self.n_neighbors)
+        if self.n_init != "auto":
+            check_whole(1, n_init=self.n_init)
+        if self.embedding is not None and not isinstance(self.embedding, NeuralEigenmap):
+            raise InputError(f"expected an embedding NeuralEigenmap(...), got {self.embedding!r}")
 
     def _embedding(self, n_rows: int) -> NeuralEigenmap:
         if self.embedding is not None:

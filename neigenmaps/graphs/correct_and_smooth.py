@@ -16,6 +16,7 @@ from torch import Tensor
 
 from neigenmaps.errors import InputError, NonFiniteError, ShapeError
 from neigenmaps.graphs.graph import Graph
+from neigenmaps.graphs.settings import check_real, check_whole
 
 
 def correct_and_smooth(
@@ -36,6 +37,13 @@ def correct_and_smooth(
     arrives, none is added.
     Raises ShapeError, NonFiniteError; InputError for alphas outside [0, 1), no rounds, rows or labels out of range.
     """
+    if not isinstance(graph, Graph) or not all(
+        isinstance(one, Tensor) for one in (probabilities_NC, labelled_L, labels_L)
+    ):
+        given = ", ".join(type(one).__name__ for one in (graph, probabilities_NC, labelled_L, labels_L))
+        raise InputError(f"expected a Graph and tensors of probabilities, labelled rows and labels, got {given}")
+    check_whole(1, rounds=rounds)
+    check_real(0, 1, correct_alpha=correct_alpha, smooth_alpha=smooth_alpha)
     n = len(graph)
     if probabilities_NC.ndim != 2 or len(probabilities_NC) != n or labelled_L.shape != labels_L.shape:
         raise ShapeError(
@@ -49,10 +57,6 @@ def correct_and_smooth(
     if len(rows) == 0 or rows.min() < 0 or rows.max() >= n or classes.min() < 0 or classes.max() >= n_classes:
         raise InputError(
             f"expected labelled rows in 0..{n - 1} and classes in 0..{n_classes - 1}, at least one of them"
-        )
-    if not 0 <= correct_alpha < 1 or not 0 <= smooth_alpha < 1 or rounds < 1:
-        raise InputError(
-            f"expected alphas in [0, 1) and at least 1 round, got {correct_alpha}, {smooth_alpha} and {rounds}"
         )
     base_NC = probabilities_NC.detach().cpu().double().numpy()
     truth_LC = np.eye(n_classes)[classes]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -35,6 +36,7 @@ from neigenmaps.graphs.operators import (
     in_chunks,
     take,
 )
+from neigenmaps.graphs.settings import check_real, check_whole
 from neigenmaps.spectral import NeighborGraph, neighbor_graph
 from neigenmaps.types import Scaling
 
@@ -186,7 +188,7 @@ class NeuralEigenmap(TransformerMixin, BaseEstimator):
         network = self.network_.train()
         optimiser = torch.optim.AdamW(network.parameters(), lr=self.lr, weight_decay=self.weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, self.lr, total_steps=max(self.max_steps, 1), pct_start=0.1
+            optimiser, self.lr, total_steps=max(int(self.max_steps), 1), pct_start=0.1
         )
         for step in range(self.max_steps):
             loss = operator.loss(lambda rows_BF: network(rows_BF).codes, self.batch_size, generator)
@@ -254,11 +256,12 @@ class NeuralEigenmap(TransformerMixin, BaseEstimator):
             if kernel not in KERNELS:
                 raise UnknownNameError("kernel", kernel, [*KERNELS, "neighbors"])
             function = KERNELS[kernel]
+            _check_parameters(f"kernel {kernel!r}", function, parameters)
             if kernel == "rbf" and "gamma" not in parameters:
                 parameters["gamma"] = 1 / (rows.shape[1] * _variance(rows))
             return lambda i, j: function(take(rows, i), take(rows, j), **parameters)
         if callable(kernel):
-            return lambda i, j: torch.as_tensor(kernel(take(rows, i), take(rows, j), **parameters))
+            return lambda i, j: kernel(take(rows, i), take(rows, j), **parameters)
         if getattr(kernel, "shape", None) == (rows.shape[0], rows.shape[0]):
             return lambda i, j: _entries(kernel, i, j)
         raise ShapeError(
@@ -301,13 +304,19 @@ class NeuralEigenmap(TransformerMixin, BaseEstimator):
             raise InputError(f"expected span 'hidden' or 'outputs', got {self.span!r}")
         if self.scaling not in ("unit", "sqrt_eigenvalue", "eigenvalue"):
             raise InputError(f"expected scaling 'unit', 'sqrt_eigenvalue' or 'eigenvalue', got {self.scaling!r}")
-        if self.n_components < 1 or self.batch_size < 2 or self.max_steps < 0 or self.most_rows < 2:
-            raise InputError(
-                "expected n_components >= 1, batch_size >= 2, max_steps >= 0 and most_rows >= 2, got "
-                f"{self.n_components}, {self.batch_size}, {self.max_steps} and {self.most_rows}"
-            )
-        if not 0 <= self.shift < float("inf"):
-            raise InputError(f"expected a shift of at least 0, got {self.shift}")
+        check_whole(1, n_components=self.n_components, walk_steps=self.walk_steps, hidden=self.hidden)
+        check_whole(2, batch_size=self.batch_size, most_rows=self.most_rows)
+        check_whole(0, max_steps=self.max_steps, depth=self.depth)
+        check_real(0, shift=self.shift, lr=self.lr, weight_decay=self.weight_decay)
+        check_real(0, 1, drop_features=self.drop_features, ridge=self.ridge)
+        if not isinstance(self.batch_norm, bool):
+            raise InputError(f"expected batch_norm True or False, got {self.batch_norm!r}")
+        if self.kernel_params is not None and not isinstance(self.kernel_params, Mapping):
+            raise InputError(f"expected kernel_params as names and values, got {self.kernel_params!r}")
+        try:
+            torch.device(self.device or "cpu")
+        except (RuntimeError, TypeError) as error:
+            raise InputError(f"expected a device such as 'cpu' or 'cuda:0', got {self.device!r}") from error
 
     def _report(self) -> None:
         values = self.ritz_.eigenvalues
@@ -328,13 +337,21 @@ class NeuralEigenmap(TransformerMixin, BaseEstimator):
             )
 
 
-def _entries(matrix: Any, i: Tensor, j: Tensor) -> Tensor:
+def _check_parameters(what: str, function: Callable[..., Any], parameters: Mapping[str, Any]) -> None:
+    known = [name for name, one in signature(function).parameters.items() if one.kind is one.KEYWORD_ONLY]
+    for name, value in parameters.items():
+        if name not in known:
+            raise UnknownNameError(f"argument of {what}", name, known)
+        check_real(0, **{name: value})
+
+
+def _entries(matrix: Any, i: Tensor, j: Tensor) -> Any:
     rows, columns = i.cpu().numpy(), j.cpu().numpy()
     if isinstance(matrix, Tensor):
-        return matrix[i.to(matrix.device)][:, j.to(matrix.device)].to(i.device)
+        return matrix[i.to(matrix.device)][:, j.to(matrix.device)]
     if sp.issparse(matrix):
-        return torch.from_numpy(matrix.tocsr()[rows][:, columns].toarray()).to(i.device)
-    return torch.from_numpy(np.array(matrix[rows])[:, columns]).to(i.device)
+        return matrix.tocsr()[rows][:, columns].toarray()
+    return np.array(matrix[rows])[:, columns]
 
 
 def _dense(rows: Rows) -> Tensor:

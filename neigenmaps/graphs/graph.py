@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neigenmaps.errors import DataError, GraphWarning, InputError, NonFiniteError, ShapeError
+from neigenmaps.graphs.settings import check_whole
 
 SPLIT_KEYS = {"train": "train_idx", "val": "val_idx", "test": "test_idx"}
 
@@ -70,6 +71,7 @@ def graph_from_edges(
     Raises ShapeError, InputError for numbers outside 0..n_nodes-1, weights that are not above 0, no edge between two nodes,
     labels that are no integers; NonFiniteError for features with NaN or infinity.
     """
+    check_whole(1, n_nodes=n_nodes)
     edges = np.asarray(edges_E2)
     if edges.ndim != 2 or edges.shape[1] != 2 or len(edges) == 0 or edges.dtype.kind not in "iu":
         raise ShapeError(f"expected edges as integers of shape (E, 2) with E > 0, got {edges.dtype} {edges.shape}")
@@ -80,7 +82,7 @@ def graph_from_edges(
             f"expected node numbers from 0 to {n_nodes - 1}, got edge {tuple(edges[row].tolist())} in row {row} and "
             f"{int(outside.any(axis=1).sum()) - 1} more: is the number of nodes right, does counting start at 0?"
         )
-    weights = None if weights_E is None else np.asarray(weights_E, dtype=np.float32)
+    weights = None if weights_E is None else np.asarray(_numeric("weights", weights_E), dtype=np.float32)
     if weights is not None and (weights.shape != (len(edges),) or not (np.isfinite(weights) & (weights > 0)).all()):
         raise InputError(f"expected {len(edges)} finite weights above 0, got shape {weights.shape}")
     low, high = edges.min(axis=1).astype(np.int64), edges.max(axis=1).astype(np.int64)
@@ -107,7 +109,7 @@ def graph_from_adjacency(
     adjacency: Any, *, features: Any = None, labels_N: Any = None, splits: dict[str, Any] | None = None
 ) -> Graph:
     """A graph out of a square sparse matrix (or array) of weights; an entry on either side of the diagonal is an edge."""
-    matrix = sp.coo_matrix(adjacency)
+    matrix = sp.coo_matrix(adjacency if sp.issparse(adjacency) else _numeric("an adjacency", adjacency))
     if matrix.shape[0] != matrix.shape[1]:
         raise ShapeError(f"expected a square adjacency, got {matrix.shape}")
     stored = matrix.data != 0
@@ -170,6 +172,16 @@ def read_graph(path: str | Path) -> Graph:
     raise DataError(
         f"expected keys 'edges', or 'adj_indptr', 'adj_indices', 'adj_shape' in {path}, got {sorted(arrays)}"
     )
+
+
+def _numeric(what: str, given: Any) -> NDArray[Any]:
+    try:
+        array = np.asarray(given)
+    except ValueError as error:  # rows of unequal length
+        raise InputError(f"expected {what} as numbers, got {type(given).__name__}: {error}") from error
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"expected {what} as real numbers, got {type(given).__name__} of {array.dtype}")
+    return array
 
 
 def _features_of(arrays: dict[str, NDArray[Any]]) -> Any:
@@ -281,7 +293,17 @@ def _graph(adjacency: sp.csr_matrix, features: Any, labels: Any, splits: dict[st
         if labels.shape != (n,) or labels.dtype.kind not in "iu":
             raise InputError(f"expected {n} labels as integers, -1 for unlabelled, got {labels.dtype} {labels.shape}")
         labels = torch.from_numpy(labels.astype(np.int64))
-    rows = {name: torch.from_numpy(np.asarray(index).astype(np.int64)) for name, index in (splits or {}).items()}
+    rows = {}
+    if not isinstance(splits or {}, dict):
+        raise InputError(f"expected splits as a dictionary of row numbers by name, got {splits!r}")
+    for name, given in (splits or {}).items():
+        array = np.asarray(given)
+        if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
+            raise InputError(
+                f"expected row numbers of split {name!r} as integers (R,), got {array.dtype} {array.shape}: "
+                "np.flatnonzero(mask) makes them of a mask"
+            )
+        rows[name] = torch.from_numpy(array.astype(np.int64))
     for name, index in rows.items():
         if len(index) and not (index.min() >= 0 and index.max() < n):
             raise InputError(f"expected rows of split {name!r} from 0 to {n - 1}, got up to {int(index.max())}")
@@ -290,6 +312,8 @@ def _graph(adjacency: sp.csr_matrix, features: Any, labels: Any, splits: dict[st
 
 def checked_features(features: Any, n_rows: int) -> Tensor | sp.csr_matrix:
     """float32, dense or CSR. Raises ShapeError, and NonFiniteError with the first row at fault."""
+    if not isinstance(features, Tensor) and not sp.issparse(features):
+        features = _numeric("features", features)
     if features.ndim != 2 or features.shape[0] != n_rows or features.shape[1] == 0:
         raise ShapeError(
             f"expected features of shape ({n_rows}, F), one row for every node, got {tuple(features.shape)}"

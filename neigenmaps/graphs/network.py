@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from neigenmaps.errors import InputError
+from neigenmaps.graphs.settings import check_real, check_whole
 
 
 class Functions(NamedTuple):
@@ -38,11 +38,9 @@ class ResidualMLP(nn.Module):
         batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        if min(in_features, outputs, hidden) < 1 or depth < 0 or not 0 <= drop_features < 1:
-            raise InputError(
-                "expected at least 1 input, output and hidden unit, depth >= 0 and drop_features in [0, 1), got "
-                f"in_features={in_features}, outputs={outputs}, hidden={hidden}, depth={depth}, drop_features={drop_features}"
-            )
+        check_whole(1, in_features=in_features, outputs=outputs, hidden=hidden)
+        check_whole(0, depth=depth)
+        check_real(0, 1, drop_features=drop_features)
         self.register_buffer("center_F", torch.zeros(in_features))
         self.register_buffer("scale", torch.ones(()))
         self.drop = nn.Dropout(drop_features)

@@ -23,6 +23,7 @@ from neigenmaps.functional.kernel_moments import kernel_moments, nested_low_rank
 from neigenmaps.functional.rayleigh_ritz import PairMoments
 from neigenmaps.graphs.graph import as_graph
 from neigenmaps.graphs.operators import Operator, Rows, in_chunks, take
+from neigenmaps.graphs.settings import check_real, check_whole
 
 POWER_BLOCK, POWER_ROUNDS = 8, 20
 WHOLE_NODES = 8192  # up to so many, all values are kept (256 MB) instead of summed over features in every batch
@@ -34,7 +35,7 @@ class NodeKernel:
 
     steps: t, of the walk. own: weight of a node's own features beside those around it; 0 leaves them out. rarity: features
     are divided by their mean absolute value to this power, so that rare words count for more.
-    Raises InputError for steps < 0, own or rarity below 0.
+    Raises InputError for steps that are not a whole number of at least 0, own or rarity below 0.
     """
 
     graph: Any
@@ -43,10 +44,8 @@ class NodeKernel:
     rarity: float = 0.25
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or not 0 <= self.own < float("inf") or not 0 <= self.rarity < float("inf"):
-            raise InputError(
-                f"expected steps, own and rarity of at least 0, got {self.steps}, {self.own} and {self.rarity}"
-            )
+        check_whole(0, steps=self.steps)
+        check_real(0, own=self.own, rarity=self.rarity)
 
     def factor(self, rows: Rows) -> Tensor:
         """s (N, 2F) with k(i, j) = <s_i, s_j>, float32 on the CPU, out of the nodes' features (N, F).

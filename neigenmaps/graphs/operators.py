@@ -22,7 +22,7 @@ from neigenmaps.functional.rayleigh_ritz import PairMoments, pair_moments
 from neigenmaps.spectral import laplacian_eigenbasis
 
 Rows: TypeAlias = Tensor | sp.csr_matrix
-Block = Callable[[Tensor, Tensor], Tensor]
+Block = Callable[[Tensor, Tensor], Any]
 """Kernel values (B, C) between points of given row numbers (B,) and (C,)."""
 
 CHUNK = 2048  # rows of one pass without gradients
@@ -107,12 +107,24 @@ class KernelOperator(Operator):
         return total, values_MK
 
     def _checked(self, kernel_BC: Any, n_rows: int, n_columns: int) -> Tensor:
-        kernel = torch.as_tensor(kernel_BC, device=self.device)
+        kernel = _numbers(kernel_BC).to(self.device)
         if kernel.shape != (n_rows, n_columns):
             raise ShapeError(f"expected a kernel that returns ({n_rows}, {n_columns}), got {tuple(kernel.shape)}")
         if not torch.isfinite(kernel).all():
             raise NonFiniteError("the kernel gives NaN or infinity: look at its parameters, and for rows that are zero")
         return kernel
+
+
+def _numbers(values: Any) -> Tensor:
+    """What a kernel returned, as a tensor of real numbers."""
+    if not isinstance(values, Tensor) and hasattr(values, "shape") and getattr(values, "dtype", None) is not None:
+        array = np.asarray(values)
+        values = torch.from_numpy(array) if array.dtype.kind in "fiub" else values
+    if not isinstance(values, Tensor) or values.is_complex() or values.layout != torch.strided:
+        kind = f"{type(values).__name__} {getattr(values, 'dtype', '')}".strip()
+        raise InputError(f"expected a kernel that returns a dense tensor or array of real numbers (N, M), got {kind}")
+    values = values.detach()  # not what is learned
+    return values if values.dtype in (torch.float32, torch.float64) else values.double()
 
 
 class WalkOperator(Operator):

@@ -9,6 +9,7 @@ Letters: N rows of the store, Q queries, K code width, m numbers compared, k res
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -149,8 +150,8 @@ class TruncatedIndex:
     def search_rows(self, queries_Qm: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Scores and rows of the store, (Q, k), for queries that are cut and comparable already."""
         n_alive = len(self.store)
-        if not 1 <= k <= n_alive:
-            raise InputError(f"expected 1 <= k <= {n_alive}, the number of rows in the index, got k={k}")
+        if not isinstance(k, Integral) or not 1 <= k <= n_alive:
+            raise InputError(f"expected a whole k, 1 <= k <= {n_alive}, the number of rows in the index, got k={k!r}")
         self._follow_store()
         if self.method == "flat":
             return self._flat_rows(queries_Qm, k)
@@ -270,6 +271,8 @@ def as_store(
 
 def cut_queries(queries: Array, width: int, truncate_dim: int) -> tuple[NDArray[np.float32], bool]:
     """Checked queries (Q, m), and whether there was a single one, without an axis of its own."""
+    if not hasattr(queries, "ndim"):
+        raise InputError(f"expected queries as a tensor or array (Q, K), got {type(queries).__name__}")
     single = queries.ndim == 1
     rows = checked_codes("query", queries[None] if single else queries)
     if rows.shape[1] not in (width, truncate_dim):

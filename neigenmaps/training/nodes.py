@@ -26,6 +26,7 @@ from neigenmaps.graphs import Graph, NodeKernel, read_graph
 from neigenmaps.graphs.network import ResidualMLP
 from neigenmaps.graphs.node_kernel import NodeOperator
 from neigenmaps.graphs.operators import Rows, WalkOperator, in_chunks, take
+from neigenmaps.graphs.settings import check_whole
 from neigenmaps.nn import NestedLowRank, Objective
 from neigenmaps.nn.encoders import evaluation_mode
 from neigenmaps.training.cli import EigenmapCLI
@@ -66,8 +67,7 @@ class NodesDataModule(RowsDataModule):
         unit_rows: bool = True,
         seed: int = 0,
     ) -> None:
-        if batch_size < 2:
-            raise InputError(f"expected a batch_size of at least 2, got {batch_size}")
+        check_whole(2, batch_size=batch_size)
         super().__init__(batch_size, seed)
         self.path, self.source, self.walk_steps, self.unit_rows = graph, source, walk_steps, unit_rows
         self.own, self.rarity = own, rarity

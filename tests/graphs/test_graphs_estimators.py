@@ -1,5 +1,7 @@
 """scikit-learn's contract, inputs and outputs, determinism, and everything that is refused."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -169,12 +171,18 @@ def test_more_functions_than_rows_are_said() -> None:
         ({"solver": "exact"}, InputError, "solver 'objective' or"),
         ({"solver": "eigenvectors"}, InputError, "expected a graph for solver"),
         ({"scaling": "none"}, InputError, "scaling"),
-        ({"n_components": 0}, InputError, "n_components >= 1"),
-        ({"batch_size": 1}, InputError, "batch_size >= 2"),
+        ({"n_components": 0}, InputError, "n_components as a whole number of at least 1, got 0"),
+        ({"batch_size": 1}, InputError, "batch_size as a whole number of at least 2"),
         ({"shift": -1.0}, InputError, "shift"),
-        ({"hidden": 0}, InputError, "hidden unit"),
+        ({"hidden": 0}, InputError, "hidden"),
         ({"drop_features": 1.0}, InputError, "drop_features"),
-        ({"pairs": RING, "walk_steps": 0}, InputError, "at least 1 step"),
+        ({"pairs": RING, "walk_steps": 0}, InputError, "walk_steps as a whole number of at least 1"),
+        ({"batch_norm": 1}, InputError, "batch_norm True or False"),
+        ({"kernel_params": 3}, InputError, "names and values"),
+        ({"kernel_params": {"gama": 1.0}}, UnknownNameError, "did you mean 'gamma'"),
+        ({"kernel_params": {"gamma": None}}, InputError, "gamma as a number"),
+        ({"device": "cpuu"}, InputError, "a device such as 'cpu'"),
+        ({"device": 3.5}, InputError, "a device such as 'cpu'"),
         ({"pairs": [[0, 60]]}, InputError, r"numbers from 0 to 59, got edge \(0, 60\)"),
         ({"pairs": [[0.0, 1.0]]}, ShapeError, "integers"),
         ({"pairs": sp.eye(50, k=1)}, ShapeError, "60 rows and 50 nodes"),
@@ -184,15 +192,73 @@ def test_more_functions_than_rows_are_said() -> None:
         ({"kernel": lambda a, b: a @ b.T * float("nan")}, NonFiniteError, "NaN"),
         ({"kernel": lambda a, b: a @ b.T + a[:, :1]}, InputError, "symmetric"),
         ({"kernel": lambda a, b: (a @ b.T)[:, :1]}, ShapeError, "returns"),
+        ({"kernel": lambda a, b: np.float64(1)}, ShapeError, r"got \(\)"),
+        ({"kernel": lambda a, b: None}, InputError, "real numbers .*, got NoneType"),
+        ({"kernel": lambda a, b: "near"}, InputError, "real numbers .*, got str"),
+        ({"kernel": lambda a, b: [[1, 2], [3]]}, InputError, "real numbers .*, got list"),
+        ({"kernel": lambda a, b: (a @ b.T).to(torch.complex64)}, InputError, "real numbers .*complex64"),
+        ({"kernel": lambda a, b: (a @ b.T).to_sparse()}, InputError, "a dense tensor"),
+        ({"kernel": lambda a, b: np.full((len(a), len(b)), None)}, InputError, "real numbers .*object"),
         ({"kernel": X @ X.T + np.triu(np.ones((60, 60)))}, InputError, "symmetric"),
         ({"kernel": np.where(np.eye(60) > 0, np.inf, X @ X.T)}, NonFiniteError, "infinity"),
         ({"kernel": lambda a, b: 0 * (a @ b.T)}, InputError, "0 between all points"),
-        ({"lr": float("inf")}, NonFiniteError, "lower lr"),
+        ({"lr": 1e30}, NonFiniteError, "lower lr"),
     ],
 )
 def test_refusals(settings: dict, error: type, words: str) -> None:
     with pytest.raises(error, match=words):
         NeuralEigenmap(**FEW | {"max_steps": 50} | settings).fit(X)
+
+
+NUMBERS = ("n_components", "max_steps", "batch_size", "most_rows", "hidden", "depth", "walk_steps")
+REALS = ("shift", "lr", "weight_decay", "drop_features", "ridge")
+
+
+@pytest.mark.parametrize("name", NUMBERS + REALS)
+@pytest.mark.parametrize("value", [None, "3", True, float("nan"), -1, [2]])
+def test_numbers_are_asked_for_by_name(name: str, value: object) -> None:
+    with pytest.raises(InputError, match=f"expected {name} as a"):
+        NeuralEigenmap(**{name: value}).fit(X)
+    if name in NUMBERS:
+        with pytest.raises(InputError, match=f"expected {name} as a whole number"):
+            NeuralEigenmap(**{name: 2.5}).fit(X)
+
+
+def test_numpys_numbers_will_do() -> None:
+    plain = NeuralEigenmap(2, **FEW).fit_transform(X)
+    few = {name: value if name == "random_state" else np.int64(value) for name, value in FEW.items()}
+    np.testing.assert_array_equal(NeuralEigenmap(np.int32(2), lr=np.float32(5e-3), **few).fit(X).n_components, 2)
+    np.testing.assert_array_equal(NeuralEigenmap(np.int32(2), **few).fit_transform(X), plain)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, lambda k: k.half(), lambda k: k.double().requires_grad_()])
+def test_a_kernel_may_return_any_real_numbers(kind: Callable) -> None:
+    """Arrays, half precision, and parameters of the reader's own, which are not learned here."""
+    grid = np.round(2 * X) / 2
+    wanted = NeuralEigenmap(2, kernel=lambda a, b: a @ b.T, **FEW).fit(grid).eigenvalues_
+    found = NeuralEigenmap(2, kernel=lambda a, b: kind(a @ b.T), **FEW).fit(grid).eigenvalues_
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    whole = NeuralEigenmap(2, kernel=lambda a, b: (4 * a @ b.T).round().long(), **FEW).fit(grid).eigenvalues_
+    np.testing.assert_allclose(whole, 4 * wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"n_clusters": None}, "n_clusters as a whole number of at least 1, got None"),
+        ({"n_clusters": "3"}, "n_clusters as a whole number"),
+        ({"n_clusters": 2.5}, "n_clusters as a whole number"),
+        ({"n_clusters": 61}, "1 <= n_clusters <= 60"),
+        ({"n_neighbors": None}, "n_neighbors as a whole number"),
+        ({"n_init": None}, "n_init as a whole number"),
+        ({"n_init": 0}, "n_init as a whole number"),
+        ({"embedding": 3}, r"embedding NeuralEigenmap\(...\), got 3"),
+        ({"embedding": NeuralEigenmap}, "embedding NeuralEigenmap"),
+    ],
+)
+def test_refused_clusterings(settings: dict, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        NeuralSpectralClustering(**settings).fit(X)
 
 
 def test_one_missing_value_anywhere_in_a_matrix_is_found() -> None:
@@ -215,5 +281,3 @@ def test_refused_rows() -> None:
     found.fit(torch.from_numpy(X))
     with pytest.raises(ShapeError, match="5 features, but 4"):
         found.transform(torch.zeros(2, 5))
-    with pytest.raises(InputError, match="n_clusters"):
-        NeuralSpectralClustering(61).fit(X)

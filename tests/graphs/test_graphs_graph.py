@@ -240,6 +240,15 @@ def test_moments_of_sampled_pairs_agree_with_the_sum(monkeypatch: pytest.MonkeyP
         ({"labels_N": LABELS[:3]}, InputError, "5 labels"),
         ({"labels_N": LABELS + 0.5}, InputError, "as integers"),
         ({"splits": {"train": [0, 9]}}, InputError, "split 'train'"),
+        ({"splits": {"train": [0.5]}}, InputError, "integers"),
+        ({"splits": {"train": LABELS > 0}}, InputError, r"np.flatnonzero\(mask\)"),
+        ({"splits": {"train": None}}, InputError, "split 'train' as integers"),
+        ({"splits": 3}, InputError, "a dictionary of row numbers"),
+        ({"n_nodes": None}, InputError, "n_nodes as a whole number"),
+        ({"n_nodes": 5.0}, InputError, "n_nodes as a whole number"),
+        ({"weights_E": "heavy"}, InputError, "weights as real numbers"),
+        ({"features": "words"}, InputError, "features as real numbers, got str"),
+        ({"features": [[1.0], [2.0, 3.0]]}, InputError, "features as numbers, got list"),
     ],
 )
 def test_refused_graphs(arguments: dict, error: type, words: str) -> None:
@@ -252,6 +261,8 @@ def test_refused_sources(tmp_path: Path) -> None:
         graph_from_adjacency(np.ones((2, 3)))
     with pytest.raises(InputError, match="zeros alone"):
         graph_from_adjacency(np.zeros((2, 2)))
+    with pytest.raises(InputError, match="an adjacency as real numbers, got NoneType"):
+        graph_from_adjacency(None)
     with pytest.raises(InputError, match="expected a Graph"):
         as_graph(b"graph")
     with pytest.raises(DataError, match="npz"):
@@ -313,5 +324,9 @@ def test_refused_corrections() -> None:
         correct_and_smooth(graph, base * float("nan"), rows, classes)
     with pytest.raises(InputError, match="classes in"):
         correct_and_smooth(graph, base, rows, classes + 1)
-    with pytest.raises(InputError, match="alphas"):
-        correct_and_smooth(graph, base, rows, classes, correct_alpha=1.0)
+    for settings in ({"correct_alpha": 1.0}, {"smooth_alpha": None}, {"rounds": 0}, {"rounds": "9"}):
+        with pytest.raises(InputError, match=f"expected {next(iter(settings))} as a"):
+            correct_and_smooth(graph, base, rows, classes, **settings)
+    for given in ((None, base), (graph, None), (graph, base.numpy())):
+        with pytest.raises(InputError, match="a Graph and tensors of probabilities"):
+            correct_and_smooth(*given, rows, classes)

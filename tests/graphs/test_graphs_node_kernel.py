@@ -88,9 +88,10 @@ def test_shifted_and_in_small_batches_it_still_trains(words: np.ndarray, graph: 
 
 
 def test_refused_kernels(words: np.ndarray, graph: Graph) -> None:
-    for settings in ({"steps": -1}, {"own": -0.1}, {"own": np.inf}, {"rarity": -1.0}):
-        with pytest.raises(InputError, match="at least 0"):
-            NodeKernel(graph, **settings)
+    for name, values in {"steps": (-1, 1.5, None), "own": (-0.1, np.inf, "1"), "rarity": (-1.0, None)}.items():
+        for value in values:
+            with pytest.raises(InputError, match=f"{name} as a .*number of at least 0"):
+                NodeKernel(graph, **{name: value})
     with pytest.raises(ShapeError, match="one row of X for every node"):
         NeuralEigenmap(2, kernel=NodeKernel(graph)).fit(words[:-1])
     with pytest.raises(InputError, match="same for all"):

@@ -82,7 +82,7 @@ def test_what_does_not_fit_is_said(
         (["--model.in_features=1433"], "set model.in_features to 12"),
         (["--data.batch_size=121"], "exceeds the 120 nodes: lower data.batch_size"),
         (["--data.batch_size=100000", "--data.source=pairs"], "edges: lower data.batch_size"),
-        (["--data.own=-1"], "own and rarity of at least 0"),
+        (["--data.own=-1"], "own as a number of at least 0"),
         (["--model.objective.init_args.nesting=joint"], "set data.source to pairs"),
         ([f"--data.graph={tmp_path / 'none.npz'}"], "npz file"),
     ):

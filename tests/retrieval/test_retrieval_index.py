@@ -1,5 +1,7 @@
 """Truncated search against the definition, under every metric, scaling and method; what is refused, and why."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -262,11 +264,21 @@ def test_wrong_galleries_are_refused(change, error, message) -> None:  # type: i
         (np.full((2, 12), np.inf), 3, NonFiniteError, "query codes"),
         (codes(2), 6, InputError, "k <= 5"),
         (codes(2), 0, InputError, "k=0"),
+        (codes(2), None, InputError, "a whole k"),
+        (codes(2), "3", InputError, "a whole k"),
+        (codes(2), 2.5, InputError, "a whole k"),
+        (None, 3, InputError, "a tensor or array .*, got NoneType"),
+        ([0.0] * 12, 3, InputError, "a tensor or array .*, got list"),
     ],
 )
-def test_wrong_queries_are_refused(queries: np.ndarray, k: int, error: type, message: str) -> None:
+def test_wrong_queries_are_refused(queries: Any, k: Any, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         TruncatedIndex(codes(5), 4).search(queries, k)
+
+
+def test_an_index_is_saved_to_a_path_alone() -> None:
+    with pytest.raises(InputError, match="expected the path of a file to write, got None"):
+        TruncatedIndex(codes(5), 4).save(None)  # type: ignore[arg-type]
 
 
 def test_wrong_changes_are_refused_and_change_nothing() -> None:
