@@ -303,7 +303,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
             name: {length: at[f"{name}, first {length}"] for length in LENGTHS} | {WIDTH: at[f"{name}, codes"]}
             for name in (OURS, BARLOW, MASKED)
         } | {HIDDEN: {SETTINGS["hidden"]: at[f"{OURS}, hidden"]}}
-    plot_truncation_panels(panels, path, levels=[HIDDEN])
+    plot_truncation_panels(panels, path, levels=[HIDDEN], measure="accuracy %, 10 % of labels")
 
 
 def main() -> None:

@@ -53,11 +53,16 @@ def plot_truncation(curves: Curves, path: str | Path, *, levels: Collection[str]
 
 
 def plot_truncation_panels(
-    panels: Mapping[str, Mapping[str, Mapping[int, Spread]]], path: str | Path, *, levels: Collection[str] = ()
+    panels: Mapping[str, Mapping[str, Mapping[int, Spread]]],
+    path: str | Path,
+    *,
+    levels: Collection[str] = (),
+    measure: str = "",
 ) -> None:
     """Draw one measure over code length for several data sets, a panel each, and write them to `path` as PNG.
 
-    panels: spread by title, method and code length. levels: as in `plot_truncation`. Raises InputError without panels.
+    panels: spread by title, method and code length. levels: as in `plot_truncation`. measure: its name, beside the first
+    panel. Raises InputError without panels.
     """
     if not panels:
         raise InputError("expected one panel or more, got none: give spreads by title, method and code length")
@@ -71,6 +76,7 @@ def plot_truncation_panels(
         _length_axis(axes, lengths_of(lines or by_method))
         axes.set_title(title, fontsize=10, loc="left")
         _plain(axes)
+    figure.axes[0].set_ylabel(measure)
     _legend_below(figure, n_entries=max(len(by_method) for by_method in panels.values()))
     _write(figure, path)
 
