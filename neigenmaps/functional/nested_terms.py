@@ -56,8 +56,7 @@ class NestedTerms(torch.autograd.Function):
         ctx: Any, z1: Tensor, z2: Tensor, level_K: Tensor, share_K: Tensor | None, center: bool, reduce: Reduce
     ) -> tuple[Tensor, ...]:
         rows = _rows(z1, z2, center, reduce)
-        wanted = any(ctx.needs_input_grad[:2])
-        gradient = (torch.empty_like(rows.z1), torch.empty_like(rows.z2)) if wanted else None
+        gradient = _empty_gradient(rows) if any(ctx.needs_input_grad[:2]) else None
         all_pairs, power_K = _all_pairs(rows, level_K, share_K is not None, reduce, gradient)
         same_image, half_cross_K, slope_K = map(reduce, _same_image(rows, share_K, gradient))
         pairs = rows.n * (rows.n - 1)
@@ -65,26 +64,36 @@ class NestedTerms(torch.autograd.Function):
         raw_K = power_K if rows.mean_K is None else power_K + 2 * rows.n * rows.mean_K.square()
         sums = QuotientSums(2 * half_cross_K, power_K, raw_K.clone())
         ctx.mark_non_differentiable(*sums)
-        ctx.pairs, ctx.n = pairs, rows.n
+        ctx.pairs, ctx.n, ctx.reduce, ctx.gradient = pairs, rows.n, reduce, gradient
         mean_K = slope_K / (2 * rows.n) if center else torch.zeros_like(slope_K)
-        ctx.save_for_backward(rows.z1, rows.z2, level_K, mean_K, *(gradient or ()))
+        ctx.save_for_backward(rows.z1, rows.z2, level_K, share_K, mean_K)
         return alignment, (all_pairs - same_image) / pairs, *sums
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, of_alignment: Tensor, of_penalty: Tensor, *of_sums: Tensor) -> tuple[Tensor | None, ...]:
-        """The mean that centring takes off is that of the penalty's gradient: the alignment's is zero over both views."""
-        z1, z2, level_K, mean_K, *gradient = ctx.saved_tensors
+        """The mean that centring takes off is that of the penalty's gradient: the alignment's is zero over both views.
+
+        Written over the gradient from forward, as fresh memory costs as much as the sums; found anew when asked for again.
+        """
+        z1, z2, level_K, share_K, mean_K = ctx.saved_tensors
+        gradient, ctx.gradient = ctx.gradient, None
+        if gradient is None:
+            rows = Rows(z1, z2, None, ctx.n)
+            gradient = _empty_gradient(rows)
+            _all_pairs(rows, level_K, share_K is not None, ctx.reduce, gradient)
+            _same_image(rows, share_K, gradient)
         level_K = level_K * (of_alignment / ctx.n)
         scale = of_penalty / ctx.pairs
-        gradients = []
-        for slope, other in ((gradient[0], z2), (gradient[1], z1)):
-            into = torch.empty_like(slope)
-            for part in _sweep(into):
-                torch.addcmul(-scale * mean_K, slope[part], scale, out=into[part])
-                into[part].addcmul_(other[part], level_K)
-            gradients.append(into)
-        return *gradients, None, None, None, None
+        shift_K = -scale * mean_K
+        for slope, other in zip(gradient, (z2, z1), strict=True):
+            for part in _sweep(slope):
+                torch.addcmul(shift_K, slope[part], scale, out=slope[part]).addcmul_(other[part], level_K)
+        return *gradient, None, None, None, None
+
+
+def _empty_gradient(rows: Rows) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(rows.z1), torch.empty_like(rows.z2)
 
 
 def _rows(z1: Tensor, z2: Tensor, center: bool, reduce: Reduce) -> Rows:
@@ -146,8 +155,8 @@ def _same_image(
             total += running[:, -1].square().sum()  # p_j (p_j + 2 sum_{i<j} p_i) telescopes
             slope = running
         else:
-            total += (running.square() @ share_K).sum()
             slope = running.mul_(share_K).flip(1).cumsum_(1).flip(1)
+            total += torch.tensordot(product, slope)
         if gradient is not None:
             slope_K += gradient[0][part].addcmul_(slope, z2, value=-2).sum(0)
             slope_K += gradient[1][part].addcmul_(slope, z1, value=-2).sum(0)

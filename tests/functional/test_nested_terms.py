@@ -48,6 +48,19 @@ def test_blocks_change_nothing(
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.parametrize("nesting", ["sequential", "joint", "octave"])
+@pytest.mark.parametrize("center", [True, False])
+def test_a_gradient_that_is_asked_for_again(nesting: eigenmap.Nesting, center: bool) -> None:
+    """The first one was written over what forward had kept."""
+    views = [z.requires_grad_() for z in make(13, 7)]
+    result = eigenmap.nested_low_rank_loss(*views, nesting=nesting, center=center)
+    once, again = (torch.autograd.grad(result.loss, views, retain_graph=True) for _ in range(2))
+    parts = [torch.autograd.grad(part, views, retain_graph=True) for part in (result.alignment, result.orthogonality)]
+    for number in (0, 1):
+        torch.testing.assert_close(again[number], once[number], rtol=1e-12, atol=1e-15)
+        torch.testing.assert_close(parts[1][number] - 2 * parts[0][number], once[number], rtol=1e-12, atol=1e-15)
+
+
 def make(rows: int, width: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     return [torch.randn(rows, width, generator=generator, dtype=torch.float64) for _ in range(2)]
