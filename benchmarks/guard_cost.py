@@ -1,6 +1,6 @@
 """What CollapseGuard costs: CPU seconds of training with and without it, on digits and beside a ResNet-18 step.
 
-    python benchmarks/guard_cost.py                  # 20 rounds: about 8 minutes of one core; writes results/guard_cost.json
+    python benchmarks/guard_cost.py                  # 20 rounds: about 8 CPU minutes; writes results/guard_cost.json
 
     runs     digits as in configs/digits.yaml, without and with the guard by turns: the difference, by round
     inside   the CPU time within the guard's own hooks, over that of the run: the same cost, but for what Lightning takes to call
