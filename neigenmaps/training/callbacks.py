@@ -145,7 +145,7 @@ class RunProgressBar(RichProgressBar):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
         if trainer.is_global_zero:
-            get_console().print("Ordering the functions by Rayleigh-Ritz over the training images ...")
+            get_console().print("Ordering the functions by Rayleigh-Ritz over the training data ...")
 
 
 @rank_zero_only
