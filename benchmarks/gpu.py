@@ -175,7 +175,7 @@ def pretrain(options: argparse.Namespace) -> dict[str, Any]:
     trainer.fit(module, datamodule=data)
     wait(options.device)
     seconds = time.perf_counter() - started
-    model, scores = module.model, {}
+    model, scores = module.model.to(options.device), {}  # Lightning leaves it on the CPU
     labels = [store.labels_N.to(options.device) for store in data.splits if store.labels_N is not None]
     for space in ("backbone", "eigenmap"):
         bank, queries = (model.encode(store.images_NCHW, space=space) for store in data.splits)  # type: ignore[arg-type]

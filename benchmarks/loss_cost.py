@@ -4,7 +4,7 @@
     python benchmarks/loss_cost.py --device cuda --batches 4096 4096 4096
 
 The yardstick is one Gram product z^T z with its gradient, 6 B k^2 operations, timed in the same rounds. Memory: the peak resident
-set of a fresh process during the call (on a GPU: of the allocator) less the two views it was given, in units of these two views.
+set of a fresh process during the call (on a GPU: the allocator's) less the two views it was given, in units of these two views.
 Methods alternate within a round; seconds are CPU time of one thread, or time between two synchronisations of the GPU.
 """
 
@@ -62,7 +62,9 @@ def seconds(name: str, pair: tuple[Tensor, Tensor], repeats: int) -> float:
 
 def memory(name: str, width: int, batch: int, device: str) -> float:
     """Bytes beyond the two views, over the bytes of the two views."""
-    with multiprocessing.get_context("fork" if device == "cpu" else "spawn").Pool(1) as pool:
+    if device == "cuda":  # whose allocator counts
+        return _memory(name, batch, width, device)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
         return pool.apply(_memory, (name, batch, width, device))
 
 

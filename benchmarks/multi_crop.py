@@ -1,6 +1,7 @@
 """What more views, smaller views and averaged weights buy on the digits: kNN and mAP at 8, 32 and 128 numbers.
 
     python benchmarks/multi_crop.py                          # 3 seeds: about ten minutes of one core
+    python benchmarks/multi_crop.py --append --seeds 3 4     # more seeds of what the file holds, by its numbers of epochs
     python benchmarks/multi_crop.py --report                 # the table from results/multi_crop.json, no training
 
 All train `configs/digits.yaml` for --epochs, or for as much CPU time as the two views take: a first short run of each kind
@@ -74,6 +75,19 @@ def epochs_of_equal_time(epochs: int) -> dict[str, int]:
     return {kind: max(1, round(epochs * cost["2 views"] / spent)) for kind, spent in cost.items()}
 
 
+def plan(arguments: argparse.Namespace, runs: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    """Kinds with their numbers of epochs: those of earlier runs, where there are any."""
+    if runs:
+        return list(dict.fromkeys((run["kind"], run["epochs"]) for run in runs))
+    equal = epochs_of_equal_time(arguments.epochs)
+    print(equal, flush=True)
+    both = {
+        kind: [arguments.epochs, equal[kind] if "averaged" not in kind else arguments.epochs]
+        for kind in arguments.kinds
+    }
+    return [(kind, epochs) for kind, numbers in both.items() for epochs in dict.fromkeys(numbers)]
+
+
 def table(runs: list[dict[str, Any]]) -> str:
     lines = []
     for measure, title in MEASURES.items():
@@ -100,22 +114,23 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "multi_crop.json")
+    parser.add_argument("--append", action="store_true", help="add seeds to the runs in the file --out")
     parser.add_argument("--report", action="store_true", help="only the table, from the file --out")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if not arguments.report:
-        record: dict[str, Any] = {"provenance": provenance(None), "runs": []}
-        equal = epochs_of_equal_time(arguments.epochs)
-        print(equal, flush=True)
+        earlier = json.loads(arguments.out.read_text())["runs"] if arguments.append else []
+        record: dict[str, Any] = {"provenance": provenance(None), "runs": earlier}
+        done = {(run["kind"], run["epochs"], run["seed"]) for run in earlier}
+        chosen = plan(arguments, earlier)
         for seed in arguments.seeds:
-            for kind in arguments.kinds:
-                for epochs in dict.fromkeys(
-                    [arguments.epochs, equal[kind] if "averaged" not in kind else arguments.epochs]
-                ):
-                    record["runs"].append(measure(kind, seed, epochs))
-                    print(record["runs"][-1], flush=True)
-                    with whole_file(arguments.out) as path:
-                        path.write_text(json.dumps(record, indent=1) + "\n")
+            for kind, epochs in chosen:
+                if (kind, epochs, seed) in done:
+                    continue
+                record["runs"].append(measure(kind, seed, epochs))
+                print(record["runs"][-1], flush=True)
+                with whole_file(arguments.out) as path:
+                    path.write_text(json.dumps(record, indent=1) + "\n")
     runs = json.loads(arguments.out.read_text())["runs"]
     with whole_file(arguments.out.with_suffix(".md")) as path:
         path.write_text("# Digits: more views, small views, averaged weights\n\n" + table(runs))

@@ -66,7 +66,8 @@ def train(args: list[str] | None = None, *, default_config: Path | None = None) 
             if isinstance(cli, NodesCLI):
                 finish_nodes(cli.model, cli.datamodule, cli.run_folder, console)
             else:
-                finish_run(cli.model.model, cli.datamodule, cli.run_folder, console)
+                model = cli.model.model.to(cli.trainer.strategy.root_device)  # Lightning leaves it on the CPU
+                finish_run(model, cli.datamodule, cli.run_folder, console)
     except NeigenmapsError as error:
         sys.exit(f"error: {error}")
 
