@@ -2,6 +2,7 @@
 
     python benchmarks/spectral_clustering.py                               # digits
     python benchmarks/spectral_clustering.py --data FOLDER --sets digits mfeat mnist --rows 1250 5000 20000 70000
+    python benchmarks/spectral_clustering.py --data FOLDER --sets digits mfeat mnist --rows 1250 --graphs   # graph or solver?
 
 FOLDER/multiview/mfeat.npz holds six views and labels, FOLDER/mnist/mnist.npz x_train, y_train, x_test, y_test. Every method
 gets the same rows, four fifths of the set, and labels the rest if it can. Each runs in a process of its own on one thread and is
@@ -14,6 +15,10 @@ memory includes Python, torch and the data. Results are added to those in `--out
     ..., lobpcg         the same with eigen_solver="lobpcg", which does without a factorisation
     ..., our graph      affinity="precomputed", the graph that the network gets
     ..., rbf            SpectralClustering(): the affinity it has by default, gamma=1
+
+`--graphs` takes apart, over 10 seeds, what differs from scikit-learn's at few rows: three solvers on either graph, "eigh" being
+the dense eigenvectors, each of variance 1, less the constant. scikit-learn counts a row as its own neighbour and weighs
+an edge 1, or 1/2 where one of the two rows alone has the other among its neighbours.
 """
 
 import argparse
@@ -30,9 +35,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.linalg import subspace_angles
 from sklearn.cluster import KMeans, SpectralClustering
 from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.neighbors import kneighbors_graph
 
 from neigenmaps.files import whole_file
 from neigenmaps.graphs import NeuralEigenmap, NeuralSpectralClustering
@@ -50,6 +57,8 @@ METHODS = (
     "scikit-learn, our graph",
     "scikit-learn, rbf",
 )
+GRAPH_SEEDS = range(10)
+THEIRS, COSINE = "scikit-learn, its graph", "smallest cosine, network and eigh, %"
 GRAPH = {"n_neighbors": 10, "metric": "euclidean", "kernel": "symmetric_gaussian"}
 
 
@@ -117,6 +126,54 @@ def measure(
     answer.send(result | {"peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20})
 
 
+def compare_graphs(name: str, folder: Path, rows: int) -> dict[str, list[float]]:
+    """ARI by solver and graph, on the rows that `measure` takes; smallest cosine of the network's span with that of eigh."""
+    warnings.filterwarnings("ignore", message="Graph is not fully connected")
+    x, labels = load(name, folder, rows)
+    classes, found = len(np.unique(labels)), {}
+    for seed in GRAPH_SEEDS:
+        seen = np.random.default_rng(seed).permutation(len(x))[: int(0.8 * len(x))]
+        near = kneighbors_graph(x[seen], 10, include_self=True)
+        ours = neighbor_graph(x[seen], **GRAPH).adjacency.astype(np.float64)
+        network = make("neural", classes, seed).fit(x[seen])
+        labelled = {"network, our graph": network.labels_}
+        for graph, adjacency in (("its", 0.5 * (near + near.T)), ("our", ours)):
+            given = SpectralClustering(classes, affinity="precomputed", random_state=seed).fit(adjacency)
+            functions = walk_functions(adjacency, classes)
+            means = KMeans(classes, n_init=10, random_state=seed).fit(functions)
+            labelled |= {f"scikit-learn, {graph} graph": given.labels_, f"eigh, {graph} graph": means.labels_}
+        for key, value in labelled.items():
+            found.setdefault(key, []).append(adjusted_rand_score(labels[seen], value))
+        codes = network.embedding_.transform(x[seen])
+        angles = subspace_angles(codes - codes.mean(0), functions - functions.mean(0))
+        found.setdefault(COSINE, []).append(float(np.cos(angles.max())))
+    return found
+
+
+def walk_functions(adjacency: Any, classes: int) -> Array:
+    dense = adjacency.toarray()
+    root = np.sqrt(dense.sum(1))
+    vectors = np.linalg.eigh(dense / np.outer(root, root))[1][:, ::-1][:, 1:classes] / root[:, None]
+    return vectors / vectors.std(0)
+
+
+def graph_table(comparisons: list[dict[str, Any]]) -> str:
+    """One column for every set: mean and standard deviation over seeds, and the paired difference with its standard error."""
+    names = [f"{one['set']}, {one['rows']:,} rows" for one in comparisons]
+    text = f"\n**The graph, or the solver?** n = {len(GRAPH_SEEDS)}; in brackets the paired difference to {THEIRS}, its standard "
+    text += f"error\n\n| ARI % | {' | '.join(names)} |\n| --- |{' --: |' * len(names)}\n"
+    for key in comparisons[0]["scores"]:
+        cells = []
+        for one in comparisons:
+            values, theirs = 100 * np.array(one["scores"][key]), 100 * np.array(one["scores"][THEIRS])
+            apart = values - theirs
+            error = apart.std(ddof=1) / len(apart) ** 0.5
+            bracket = "" if key in (THEIRS, COSINE) else f" ({apart.mean():+.1f}, {error:.1f})"
+            cells.append(_spread(list(values)) + bracket)
+        text += f"| {key} | {' | '.join(cells)} |\n"
+    return text
+
+
 def in_own_process(*arguments: Any) -> dict[str, Any] | None:
     """What `measure` sends; None where it is ended before."""
     context = multiprocessing.get_context("spawn")
@@ -175,6 +232,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--limit", type=int, default=600, help="CPU seconds of one process")
     parser.add_argument("--memory", type=int, default=16, help="GB of one process")
+    parser.add_argument("--graphs", action="store_true", help="only the comparison of graphs and solvers")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "spectral_clustering.json")
     arguments = parser.parse_args()
     record: dict[str, Any] = {"provenance": [], "results": []}
@@ -186,6 +244,11 @@ def main() -> None:
     for name in arguments.sets:
         for rows in arguments.rows if name == "mnist" else [0]:
             seen = int(0.8 * len(load(name, arguments.data, rows)[1]))
+            if arguments.graphs:
+                scores_of = compare_graphs(name, arguments.data, rows)
+                compared = [one for one in record.get("graphs", []) if (one["set"], one["rows"]) != (name, seen)]
+                record["graphs"] = [*compared, {"set": name, "rows": seen, "scores": scores_of}]
+                continue
             for method, seed in itertools.product(arguments.methods, arguments.seeds):
                 if (name, method) in given_up:
                     continue
@@ -198,8 +261,10 @@ def main() -> None:
                 print(results[-1], flush=True)
                 with whole_file(arguments.out) as path:
                     path.write_text(json.dumps(record, indent=1) + "\n")
+    with whole_file(arguments.out) as path:
+        path.write_text(json.dumps(record, indent=1) + "\n")
     with whole_file(arguments.out.with_suffix(".md")) as path:
-        path.write_text(table(results))
+        path.write_text(table(results) + (graph_table(record["graphs"]) if "graphs" in record else ""))
 
 
 if __name__ == "__main__":
