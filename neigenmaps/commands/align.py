@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import get_args
 
 from rich.console import Console
-from rich.progress import Progress
 
 from neigenmaps.commands.checkpoint import add_place_arguments, chosen_device
 from neigenmaps.data import ImageStore, load_splits
+from neigenmaps.data.progress import showing_progress
 from neigenmaps.errors import InputError
 from neigenmaps.evaluation.alignments import Alignment
 from neigenmaps.evaluation.convergence import Layer, ReferencePanel
@@ -78,17 +78,15 @@ def run(arguments: argparse.Namespace) -> None:
     known = monitor.references if arguments.references is None else named_references(arguments.references)
     layers: tuple[Layer, ...] = tuple(arguments.layers or monitor.layers)
     cache = arguments.cache or monitor.cache
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("Preparing references", total=sum(map(len, runs.values())))
+    with showing_progress("Aligning checkpoints", sum(map(len, runs.values()))) as show:
         panel = ReferencePanel(known, probe, settings, cache=cache)
         histories: dict[str, list[Alignment]] = {}
         for name, saved in runs.items():
-            progress.update(task, description=f"Aligning {name}")
             folder = alignment_folder(saved, name, arguments.out)
             histories[name] = []
             for alignment in align_saved(panel, saved, folder, layers, device=chosen_device(arguments.device)):
                 histories[name].append(alignment)
-                progress.advance(task)
+                show(1)
     for name, saved in runs.items():
         console.print(f"{name}: {alignment_folder(saved, name, arguments.out)}", soft_wrap=True, markup=False)
         console.print(f"  {histories[name][-1].summary()}", markup=False)

@@ -10,10 +10,10 @@ import argparse
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
 
 from neigenmaps.commands.checkpoint import CHECKPOINT_HELP, add_place_arguments, load_model
 from neigenmaps.data import open_rows
+from neigenmaps.data.progress import showing_progress
 from neigenmaps.errors import InputError
 from neigenmaps.retrieval.embedding import embed_images
 
@@ -43,8 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
         download=arguments.download,
     )
     console = Console()
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"Encoding {images.source}", total=-(-len(images) // shard[1]))
+    with showing_progress(f"Encoding {images.source}", -(-len(images) // shard[1])) as show:
         done = embed_images(
             model,
             images,
@@ -55,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
             block=arguments.block,
             max_unreadable_share=arguments.max_unreadable_share,
             notes={"model": str(Path(arguments.checkpoint).resolve())},
-            on_block=lambda n_images: progress.advance(task, n_images),
+            on_block=show,
         )
     if done.skipped:
         names = ", ".join(done.skipped[:NAMES_SHOWN]) + (", ..." if len(done.skipped) > NAMES_SHOWN else "")

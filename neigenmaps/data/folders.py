@@ -127,7 +127,7 @@ def _pack(
             if len(skipped) > allowed.share * allowed.images and rows.stop < len(listing):
                 said = f"{len(skipped)} of the first {rows.stop} files can't be read as images: {_first_names(skipped)}"
                 raise DataError(f"{source}: {said}. {_too_many(allowed.share)}")
-            show(rows.stop)
+            show(len(rows))
         if len(skipped) == len(listing):
             raise DataError(f"{source}: none of {len(skipped)} files could be read: {_first_names(skipped)}")
         writer.finish(class_names=class_names, source=source, skipped=skipped)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 LINE_SECONDS = 60.0
@@ -15,8 +16,9 @@ LINE_SECONDS = 60.0
 
 @contextlib.contextmanager
 def showing_progress(title: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Yields what takes the number of items done. done: by an earlier process, hence not counted in the rate."""
-    console = Console(stderr=True)
+    """Yields what takes the number of items that have just been done. done: by an earlier process, hence not in the rate."""
+    console, now = Console(stderr=True), done
+    started = shown = time.monotonic()
     if console.is_terminal:
         columns = (
             TextColumn("{task.description}"),
@@ -25,14 +27,19 @@ def showing_progress(title: str, total: int, done: int = 0) -> Iterator[Callable
             TextColumn("{task.fields[rate]}"),
         )
         with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-            task = bar.add_task(title, total=total, completed=done, rate="")
-            started = time.monotonic()
-            yield lambda now: bar.update(task, completed=now, rate=_rate(now - done, started))
-        return
-    started = shown = time.monotonic()
+            task = bar.add_task(escape(title), total=total, completed=done, rate="")
 
-    def line(now: int) -> None:
-        nonlocal shown
+            def move(n: int) -> None:
+                nonlocal now
+                now += n
+                bar.update(task, completed=now, rate=_rate(now - done, started))
+
+            yield move
+        return
+
+    def line(n: int) -> None:
+        nonlocal now, shown
+        now += n
         if time.monotonic() - shown < LINE_SECONDS or now == done:
             return
         shown = time.monotonic()
@@ -45,4 +52,5 @@ def showing_progress(title: str, total: int, done: int = 0) -> Iterator[Callable
 
 
 def _rate(n: int, started: float) -> str:
-    return f"{n / max(1e-9, time.monotonic() - started):,.0f}/s"
+    rate = n / max(1e-9, time.monotonic() - started)
+    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s"

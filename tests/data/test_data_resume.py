@@ -228,9 +228,19 @@ def test_progress_in_a_log(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     clock = iter([0.0, 30.0, 61.0, 61.0, 61.0, 90.0])
     monkeypatch.setattr(neigenmaps.data.progress.time, "monotonic", lambda: next(clock))
     with showing_progress("Packing x", 4000, done=1000) as show:
-        show(1500)
-        show(2000)
-        show(2200)
+        show(500)
+        show(500)
+        show(200)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert re.fullmatch(r"Packing x: 2,000 of 4,000, 16/s, 0:02:02 left", lines[0])
+
+
+def test_progress_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes the stream for a terminal
+    with showing_progress("Packing [x]", 4000, done=1000) as show:
+        show(500)
+        show(700)
+    shown = capsys.readouterr().err
+    assert "Packing [x]" in shown
+    assert "2200/4000" in shown
