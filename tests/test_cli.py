@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pickle
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -412,17 +413,14 @@ def test_a_checkpoint_of_another_optimizer(config: dict[str, Any], tmp_path: Pat
     train(["validate", *arguments])  # which has no use for it
 
 
-def test_train_py_finds_its_config_from_anywhere(tmp_path: Path) -> None:
+def test_train_py_finds_its_config_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without arguments: the digits, whatever the working directory. Stopped before it trains."""
-    probe = (
-        "import sys, runpy, neigenmaps.cli as cli\n"
-        "cli.EigenmapCLI = lambda: sys.exit(' '.join(sys.argv))\n"
-        f"sys.argv = ['train.py']\nrunpy.run_path({str(REPOSITORY / 'train.py')!r}, run_name='__main__')\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", probe], cwd=tmp_path, capture_output=True, text=True, check=False, env={**os.environ}
-    )
-    assert done.stderr.strip() == f"{REPOSITORY / 'train.py'} fit --config {REPOSITORY / 'configs' / 'digits.yaml'}"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.setattr("neigenmaps.cli.EigenmapCLI", lambda: sys.exit(" ".join(sys.argv)))
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(REPOSITORY / "train.py"), run_name="__main__")
+    assert stopped.value.code == f"{REPOSITORY / 'train.py'} fit --config {REPOSITORY / 'configs' / 'digits.yaml'}"
     assert (REPOSITORY / "configs" / "digits.yaml").is_file()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from neigenmaps.cli import train
+from neigenmaps.training import FitRitz
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -17,6 +18,7 @@ SMALL = ["--trainer.max_epochs=1", "--trainer.enable_progress_bar=false", "--run
 def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["train.py"])
+    monkeypatch.setattr(FitRitz.__init__, "__defaults__", (64, None))  # of the trainers that the blocks make
     train(["fit", "--config", str(ROOT / "configs" / "digits.yaml"), *SMALL])
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(blocks) >= 3
