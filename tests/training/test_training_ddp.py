@@ -1,5 +1,6 @@
 """Value and gradient of every loss on 1, 2 and 4 gloo processes, also when they hold different numbers of rows."""
 
+import multiprocessing
 import os
 import socket
 from pathlib import Path
@@ -133,7 +134,8 @@ def free_port() -> int:
 @pytest.mark.ddp
 @pytest.mark.parametrize("world", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_ddp_of_every_loss_equals_one_process(tmp_path: Path, world: int) -> None:
-    mp.spawn(work, args=(world, free_port(), str(tmp_path)), nprocs=world)
+    multiprocessing.set_forkserver_preload([__name__])  # imports once, not once each
+    mp.start_processes(work, args=(world, free_port(), str(tmp_path)), nprocs=world, start_method="forkserver")
     dealt = torch.cat([make_views(16)[:, rank::world] for rank in range(world)], 1)
     cases = {name: (objective, dealt) for name, objective in make_objectives().items()}
     cases |= {f"uneven {name}": (NestedLowRank("octave"), make_views(14)) for name in ("moments", "gather")}
