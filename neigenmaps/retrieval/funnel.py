@@ -5,7 +5,9 @@
 
 With stages (16, 64, 512) the work per row falls from 512 products to 16, and only the first 16 numbers of every row need
 to stay in memory. What it costs is recall, which depends on how fast the spectrum decays: `calibrate` chooses shortlists
-that reach a target on a sample of queries, `recall` measures on others. Funnel retrieval: Kusupati et al., arXiv 2205.13147.
+that reach a target on a sample of queries, `recall` measures on others. Where next to nothing decays they hold most rows, and
+looking these up one by one takes longer than reading all in turn: then the search is exhaustive. Funnel retrieval: Kusupati
+et al., arXiv 2205.13147.
 
 Letters: Q queries, K code width, S shortlisted rows, k results.
 """
@@ -35,6 +37,10 @@ if TYPE_CHECKING:
 
 PER_RESULT = 10  # rows each stage hands on, per row that the next one does, where no shortlists are given
 COUNTED_AT_A_TIME = 1 << 24  # numbers
+LOOKED_UP = 13  # times as long as one product of an exhaustive search takes that with a number of a listed row
+READ_ONCE = (
+    18  # times as long takes a number's reading in an exhaustive search, once for all queries (200,000 x 512, one core)
+)
 
 
 class FunnelRecall(NamedTuple):
@@ -50,6 +56,8 @@ class FunnelRecall(NamedTuple):
 
 class FunnelSearch:
     """The k rows most similar to the query at length stages[-1], looked for among ever fewer candidates.
+
+    Where shortlists are so long that this would take longer, for so many queries at once, among all rows.
 
     codes, metric, scaling, diffusion, eigenvalues, ids, fingerprint: as `TruncatedIndex`. stages: rising code lengths, at least
     two. shortlists: rows that each stage but the last hands on, falling; when None, ten times as many as the next one
@@ -91,13 +99,18 @@ class FunnelSearch:
         """
         self.store.check_fingerprint(fingerprint)
         cut, single = cut_queries(queries, self.store.width, self.stages[-1])
-        scores, rows = self._search_rows(cut, k)
+        self._check_k(k)
+        if self._pays(self._shortlists_for(k), len(cut)):
+            scores, rows = self._funnel(cut, k)
+        else:
+            scores, rows = exhaustive(self.store, self._scorer, self._scorer.comparable(cut), k)
         return named(self.store, scores, rows, single)
 
     def recall(self, queries: Array, k: int = 10) -> FunnelRecall:
-        """Against exhaustive search at length stages[-1]; costs as much as that. Errors as `search`."""
+        """Of the shortlists, against exhaustive search at length stages[-1]; costs as much as that. Errors as `search`."""
         cut, _ = cut_queries(queries, self.store.width, self.stages[-1])
-        _, found = self._search_rows(cut, k)
+        self._check_k(k)
+        _, found = self._funnel(cut, k)
         _, truth = exhaustive(self.store, self._scorer, self._scorer.comparable(cut), k)
         shares_Q = overlap(found, truth)
         error = float(shares_Q.std(ddof=1) / np.sqrt(len(shares_Q))) if len(shares_Q) > 1 else float("nan")
@@ -122,15 +135,19 @@ class FunnelSearch:
         self.shortlists = tuple(max(k, n) for n in np.minimum.accumulate(shortlists).tolist())
         return self
 
-    def _search_rows(self, cut_QK: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        self._check_k(k)
-        scores = np.empty((len(cut_QK), 0), dtype=np.float32)
+    def _funnel(self, cut_QK: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         kept = [*self._shortlists_for(k), k]
+        scores = np.empty((len(cut_QK), 0), dtype=np.float32)
         first = self._scorer.comparable(cut_QK[:, : self.stages[0]])
         rows = self._first.shortlist_rows(first, kept[0])
         for m, keep in zip(self.stages[1:], kept[1:], strict=True):
             scores, rows = self._scorer.rescore(self.store, self._scorer.comparable(cut_QK[:, :m]), rows, keep)
         return scores, rows
+
+    def _pays(self, shortlists: Sequence[int], n_queries: int) -> bool:
+        looked_up = sum(rows * m for rows, m in zip(shortlists, self.stages[1:], strict=True))
+        spared = (self.stages[-1] - self.stages[0]) * self.store.n_rows
+        return LOOKED_UP * n_queries * looked_up < (READ_ONCE + n_queries) * spared
 
     def _shortlists_for(self, k: int) -> list[int]:
         n_before = len(self.stages) - 1

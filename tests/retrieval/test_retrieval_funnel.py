@@ -49,6 +49,23 @@ def test_shortlists_of_everything_make_it_exhaustive(metric: str, scaling: str) 
     assert funnel.recall(queries, 9) == (1.0, 1.0, 0.0)
 
 
+@pytest.mark.parametrize(("n_queries", "shortlists"), [(1, (40, 9)), (40, (40, 9)), (1, (180, 60)), (40, (180, 60))])
+def test_either_way_of_searching_gives_the_same(
+    n_queries: int, shortlists: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long shortlist is worth it for one query, not for many; here both ways find the same, so neither is seen from outside."""
+    gallery = falling(300) * np.repeat([1, 0.01], [4, 28]).astype(np.float32)
+    funnel = FunnelSearch(gallery, (4, 12, 32), shortlists=shortlists, metric="inner_product")
+    ways: list[bool] = []
+    pays = FunnelSearch._pays
+    monkeypatch.setattr(FunnelSearch, "_pays", lambda self, *given: ways.append(pays(self, *given)) or ways[-1])
+    found = funnel.search(falling(n_queries, seed=1), 5)
+    assert ways == [n_queries == 1 or shortlists == (40, 9)]
+    truth = TruncatedIndex(gallery, metric="inner_product").search(falling(n_queries, seed=1), 5)
+    np.testing.assert_array_equal(found.ids, truth.ids)
+    np.testing.assert_allclose(found.scores, truth.scores, rtol=1e-5)
+
+
 def test_a_single_query_ids_and_removed_rows() -> None:
     gallery = falling(300)
     ids = [f"{i}.png" for i in range(300)]
