@@ -155,7 +155,9 @@ def check_overlap(names: tuple[str, ...], moments: CrossMoments) -> None:
     """Raise InputError unless every space varies over its rows and shares some with another."""
     for m, name in enumerate(names):
         if not moments.pair(m, m).cross_FG.diagonal().sum() > 0:
-            raise InputError(f"expected rows of {name!r} that vary, got equal ones: has the encoder collapsed?")
+            fewer = bool(moments.weight_MM[m, m] < moments.weight_MM.max())
+            why = "too few under its mask, give it more or leave it out" if fewer else "has the encoder collapsed?"
+            raise InputError(f"expected rows of {name!r} that vary, got equal ones: {why}")
         if moments.weight_MM[m].count_nonzero() < 2:
             raise InputError(f"expected rows of {name!r} that another space has too, got none: look at the masks")
 

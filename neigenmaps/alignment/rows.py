@@ -74,7 +74,9 @@ def matched_rows(
         if name in masks_N:
             x_NF = x_NF.where(masks_N[name][:, None], 0.0)
             tensors[name] = x_NF
-        check_varies(name, x_NF if name not in masks_N else x_NF[masks_N[name]])
+            check_varies(name, x_NF[masks_N[name]], why="too few under its mask, or a collapsed encoder")
+        else:
+            check_varies(name, x_NF)
     return MatchedRows(tuple(tensors), tuple(tensors.values()), _scale(tensors, weights, masks_N))
 
 
@@ -106,11 +108,11 @@ def check_finite(name: str, x_NF: Tensor) -> None:
         )
 
 
-def check_varies(name: str, x_NF: Tensor) -> None:
+def check_varies(name: str, x_NF: Tensor, *, why: str = "has the encoder collapsed?") -> None:
     """Raise unless rows are finite and not all equal."""
     check_finite(name, x_NF)
     if len(x_NF) == 0 or (x_NF == x_NF[:1]).all():
-        raise InputError(f"expected rows of {name!r} that vary, got {len(x_NF)} equal ones: has the encoder collapsed?")
+        raise InputError(f"expected rows of {name!r} that vary, got {len(x_NF)} equal ones: {why}")
 
 
 def _checked_masks(masks: Mapping[str, Tensor | NDArray[np.bool_]], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -130,8 +132,10 @@ def _checked_masks(masks: Mapping[str, Tensor | NDArray[np.bool_]], tensors: dic
                 f"expected a boolean mask ({len(tensors[name])},) for {name!r}, got {mask_N.dtype} "
                 f"{tuple(mask_N.shape)}: True where the space has the row"
             )
-        if not mask_N.any():
-            raise InputError(f"expected a mask that leaves {name!r} some rows, got none: leave the space out")
+        if mask_N.count_nonzero() < 2:
+            raise InputError(
+                f"expected a mask that leaves {name!r} at least 2 rows, got {int(mask_N.count_nonzero())}: leave the space out"
+            )
         checked[name] = mask_N
     return checked
 

@@ -349,7 +349,7 @@ def test_bad_input_to_fit_is_named(make: Make, kind: str) -> None:
     a = spaces["a"]
     hole, equal = a.clone(), torch.full_like(a, 1 / 3)
     hole[4, 2] = torch.nan
-    mask = torch.ones(N_ROWS, dtype=torch.bool)
+    mask, first = torch.ones(N_ROWS, dtype=torch.bool), torch.arange(N_ROWS)
     cases = [
         (InputError, "at least 2 spaces, got 1", ({"a": a},), {}),
         (InputError, "non-empty text", ({**spaces, "": a},), {}),
@@ -365,7 +365,14 @@ def test_bad_input_to_fit_is_named(make: Make, kind: str) -> None:
         (InputError, "mask for 'z'", (spaces,), {"masks": {"z": mask}}),
         (ShapeError, "boolean mask", (spaces,), {"masks": {"a": mask.double()}}),
         (ShapeError, "boolean mask", (spaces,), {"masks": {"a": mask[:3]}}),
-        (InputError, "a mask that leaves 'a' some rows", (spaces,), {"masks": {"a": ~mask}}),
+        (InputError, "a mask that leaves 'a' at least 2 rows, got 0", (spaces,), {"masks": {"a": ~mask}}),
+        (InputError, "a mask that leaves 'a' at least 2 rows, got 1", (spaces,), {"masks": {"a": first < 1}}),
+        (
+            InputError,
+            "got 3 equal ones: too few under its mask",
+            ({**spaces, "b": equal},),
+            {"masks": {"b": first < 3}},
+        ),
         (InputError, "mapping from names of spaces to masks, got list", (spaces,), {"masks": [mask]}),
         (InputError, "a mask for 'a', got None", (spaces,), {"masks": {"a": None}}),
         (ShapeError, "boolean mask", (spaces,), {"masks": {"a": torch.ones(0, dtype=torch.bool)}}),
