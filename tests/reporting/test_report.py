@@ -2,12 +2,11 @@
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+from browser import BROWSER, shown
 
 from neigenmaps.errors import InputError, ShapeError
 from neigenmaps.reporting.report import (
@@ -27,7 +26,6 @@ from neigenmaps.reporting.report import (
     write_report,
 )
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 IMAGE = torch.arange(64, dtype=torch.uint8).view(1, 8, 8)
 HOSTILE = "</script><b>{{script}}</b>"
 
@@ -148,7 +146,6 @@ document.body.dataset.named = figure.querySelector('.tip').textContent.endsWith(
 figure.querySelector('.legend button').click();
 document.body.dataset.hidden = dot.style.display;
 document.body.dataset.tree = ['.branch', '.leaf'].map((part) => document.querySelectorAll('svg ' + part).length);
-document.body.dataset.wide = document.documentElement.scrollWidth > window.innerWidth;
 </script>
 """
 
@@ -156,15 +153,7 @@ document.body.dataset.wide = document.documentElement.scrollWidth > window.inner
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 @pytest.mark.parametrize("width", [390, 1200])
 def test_a_browser_draws_the_page_and_it_answers(page: Path, tmp_path: Path, width: int) -> None:
-    touched = tmp_path / "touched.html"
-    touched.write_text(page.read_text().replace("</body>", TOUCH + "</body>"))
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900"]
-    command += [f"--user-data-dir={tmp_path}/profile", "--enable-logging=stderr", "--dump-dom", touched.as_uri()]
-    ran = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=120, check=True)
-    assert "CONSOLE" not in ran.stderr, ran.stderr
-    body = re.search(r"<body([^>]*)>", ran.stdout)
-    assert body is not None
-    said = dict(re.findall(r'data-(\w+)="([^"]*)"', body[1]))
+    said = shown(page.read_text().replace("</body>", TOUCH + "</body>"), width, tmp_path)
     assert said["drawn"] == "8"
     assert said["broken"] == "false"  # the band leaves out what nobody measured
     assert said["moved"] == "translate(0 127) translate(255 127)"

@@ -1,17 +1,15 @@
 """The page of retrieved images: everything in one file, texts stay texts, nothing shown without something to show."""
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+from browser import BROWSER, shown
 
 from neigenmaps.errors import InputError, ShapeError
 from neigenmaps.reporting.retrieval_page import Hit, HitRow, QueryResult, write_retrieval_page
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 IMAGE = torch.arange(192, dtype=torch.uint8).view(3, 8, 8)
 HOSTILE = '</style><script>alert(1)</script>&".png'
 
@@ -44,12 +42,4 @@ def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("width", [390, 1200])
 def test_a_browser_lays_it_out_within_the_window(tmp_path: Path, width: int) -> None:
     write_retrieval_page(tmp_path / "p.html", "title", "lead", results())
-    probe = (
-        "<script>document.body.dataset.wide = document.documentElement.scrollWidth > window.innerWidth;</script></body>"
-    )
-    page = tmp_path / "p.html"
-    page.write_text(page.read_text().replace("</body>", probe))
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900"]
-    command += [f"--user-data-dir={tmp_path}/profile", "--dump-dom", page.as_uri()]
-    ran = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=120, check=True)
-    assert 'data-wide="false"' in ran.stdout
+    assert shown((tmp_path / "p.html").read_text(), width, tmp_path)["wide"] == "false"
