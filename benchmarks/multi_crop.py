@@ -119,10 +119,12 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if not arguments.report:
-        earlier = json.loads(arguments.out.read_text())["runs"] if arguments.append else []
-        record: dict[str, Any] = {"provenance": provenance(None), "runs": earlier}
-        done = {(run["kind"], run["epochs"], run["seed"]) for run in earlier}
-        chosen = plan(arguments, earlier)
+        record: dict[str, Any] = {"provenance": [], "runs": []}
+        if arguments.append:
+            record = json.loads(arguments.out.read_text())
+        record["provenance"].append(provenance(None))
+        done = {(run["kind"], run["epochs"], run["seed"]) for run in record["runs"]}
+        chosen = plan(arguments, record["runs"])
         for seed in arguments.seeds:
             for kind, epochs in chosen:
                 if (kind, epochs, seed) in done:
