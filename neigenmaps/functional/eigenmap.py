@@ -36,7 +36,7 @@ PAPER_ALPHA_TIMES_WIDTH = 20.48  # 0.01, 0.005, 0.0025 at widths 2048, 4096, 819
 class EigenmapResult(NamedTuple):
     """What every objective returns.
 
-    loss: scalar to minimise. alignment: sum_j R_jj as the loss sees it. orthogonality: the penalty, without its
+    loss: scalar to minimise. alignment: sum_j R_jj as the loss sees it, less a threshold. orthogonality: the penalty, without its
     factor alpha. eigenvalues: (k,), detached Rayleigh quotients R_jj / G_jj of the centred outputs, in the order of
     the outputs.
     """
@@ -61,7 +61,14 @@ def _in_full_precision(objective: Callable[P, T]) -> Callable[P, T]:
 
 @_in_full_precision
 def nested_low_rank_loss(
-    z1: Tensor, z2: Tensor, *, nesting: Nesting = "sequential", center: bool = True, reduce: Reduce | None = None
+    z1: Tensor,
+    z2: Tensor,
+    *,
+    nesting: Nesting = "sequential",
+    scale: float = 1.0,
+    threshold: float = 0.0,
+    center: bool = True,
+    reduce: Reduce | None = None,
 ) -> EigenmapResult:
     r"""NestedLoRA: the best low-rank approximation of the kernel at every length at once. The recommended default.
 
@@ -74,8 +81,15 @@ def nested_low_rank_loss(
         octave       the same with length l weighted by 1/l, so that every octave of lengths counts alike: v_j is the share of
                      1 + 1/2 + ... + 1/k that lies at j and beyond
 
-    Minimiser: f_j = sqrt(mu_j) phi_j, so that G_jj is the eigenvalue. There is no weight to choose. E[.]^2 is
-    estimated without bias from pairs of *different* images. sg detaches f_i in both factors of the square: half of
+    Minimiser: f_j = sqrt(mu_j) phi_j, so that G_jj is the eigenvalue. There is no weight to choose. Two numbers (ours) help runs
+    of few steps, and change no function but its size:
+
+        f / scale for f          f_j = scale sqrt(mu_j) phi_j. Outputs that start far smaller grow for a while without feeling each
+                                 other, so that views are made to agree first
+        R - threshold G for R    f_j = sqrt(mu_j - threshold) phi_j, or 0 where mu_j is below: the kernel less a multiple of the
+                                 identity. Outputs of VICReg have such a threshold, too
+
+    E[.]^2 is estimated without bias from pairs of *different* images. sg detaches f_i in both factors of the square: half of
     the deflation is lost otherwise, which no downstream accuracy reveals.
 
     reduce: sums a tensor over processes that each hold some rows of the batch, in any numbers; every one then gets the loss of
@@ -85,7 +99,13 @@ def nested_low_rank_loss(
     Shapes: z1, z2 (B, k), B >= 2, row b of both from one image. Source: Ryu et al., arXiv 2402.03655, for view pairs
     and centred.
     """
+    if not 0 < scale < float("inf"):
+        raise InputError(f"scale must be above 0 and finite, got {scale}: 1 makes G_jj the eigenvalue")
+    if not 0 <= threshold < 1:
+        raise InputError(f"threshold must be in [0, 1), as eigenvalues are, got {threshold}: 0 keeps all functions")
     z1, z2 = _prepare(z1, z2, center=False, fewest=2 if reduce is None else 1)  # a share may be a single row
+    if scale != 1:
+        z1, z2 = z1 / scale, z2 / scale
     level_K = torch.ones(z1.shape[1], dtype=z1.dtype, device=z1.device)
     share_K = None
     if nesting in ("joint", "octave"):
@@ -95,7 +115,7 @@ def nested_low_rank_loss(
     elif nesting != "sequential":
         raise InputError(f"nesting must be 'sequential', 'joint' or 'octave', got {nesting!r}")
     summed = _itself if reduce is None else reduce
-    alignment, penalty, *sums = NestedTerms.apply(z1, z2, level_K, share_K, center, summed)
+    alignment, penalty, *sums = NestedTerms.apply(z1, z2, level_K, share_K, threshold, center, summed)
     eigenvalues = _quotients(*sums) if center else rayleigh_quotients(z1, z2, reduce=summed)
     return EigenmapResult(penalty - 2 * alignment, alignment, penalty, eigenvalues)
 

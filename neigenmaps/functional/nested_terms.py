@@ -3,7 +3,7 @@
 With A = z1^T z1 and B = z2^T z2, sums over all images b, c of a product of two functions at two of them are products A_ij B_ij.
 Terms with b = c are the square of an image with itself and come off again, which makes the rest unbiased. With p = f(x_b) f(x_b+):
 
-    penalty = (sum_ij w_ij A_ij B_ij - S) / (n (n - 1)),      alignment = sum_j v_j (z1^T z2)_jj / n
+    penalty = (sum_ij w_ij A_ij B_ij - S) / (n (n - 1)),      alignment = sum_j v_j (z1^T z2 - t (A + B) / 2)_jj / n
 
     sequential   v = 1, w = 1, S = sum_b sum_j p_j (p_j + 2 sum_{i<j} sg(p_i)); f_i is stopped in A_ij B_ij for i < j
     nested       v falls, w_ij = v_max(i,j), S = sum_b sum_l share_l (p_1 + ... + p_l)^2
@@ -46,25 +46,33 @@ class QuotientSums(NamedTuple):
 
 
 class NestedTerms(torch.autograd.Function):
-    """alignment, penalty, *QuotientSums = NestedTerms.apply(z1, z2, level_K, share_K, center, reduce).
+    """alignment, penalty, *QuotientSums = NestedTerms.apply(z1, z2, level_K, share_K, threshold, center, reduce).
 
-    share_K is None for sequential. Only the first two have gradients; without `center` the sums are of the rows as they came.
+    share_K is None for sequential; threshold is t. Only the first two have gradients; without `center` the sums are of the rows
+    as they came.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, z1: Tensor, z2: Tensor, level_K: Tensor, share_K: Tensor | None, center: bool, reduce: Reduce
+        ctx: Any,
+        z1: Tensor,
+        z2: Tensor,
+        level_K: Tensor,
+        share_K: Tensor | None,
+        threshold: float,
+        center: bool,
+        reduce: Reduce,
     ) -> tuple[Tensor, ...]:
         rows = _rows(z1, z2, center, reduce)
         gradient = _empty_gradient(rows) if any(ctx.needs_input_grad[:2]) else None
         all_pairs, power_K = _all_pairs(rows, level_K, share_K is not None, reduce, gradient)
         same_image, half_cross_K, slope_K = map(reduce, _same_image(rows, share_K, gradient))
         pairs = rows.n * (rows.n - 1)
-        alignment = (level_K * half_cross_K).sum() / rows.n
+        alignment = (level_K * (half_cross_K - threshold / 2 * power_K)).sum() / rows.n
         raw_K = power_K if rows.mean_K is None else power_K + 2 * rows.n * rows.mean_K.square()
         sums = QuotientSums(2 * half_cross_K, power_K, raw_K.clone())
         ctx.mark_non_differentiable(*sums)
-        ctx.pairs, ctx.n, ctx.reduce, ctx.gradient = pairs, rows.n, reduce, gradient
+        ctx.pairs, ctx.n, ctx.reduce, ctx.threshold, ctx.gradient = pairs, rows.n, reduce, threshold, gradient
         mean_K = slope_K / (2 * rows.n) if center else torch.zeros_like(slope_K)
         ctx.save_for_backward(rows.z1, rows.z2, level_K, share_K, mean_K)
         return alignment, (all_pairs - same_image) / pairs, *sums
@@ -86,10 +94,12 @@ class NestedTerms(torch.autograd.Function):
         level_K = level_K * (of_alignment / ctx.n)
         scale = of_penalty / ctx.pairs
         shift_K = -scale * mean_K
-        for slope, other in zip(gradient, (z2, z1), strict=True):
+        for slope, own, other in zip(gradient, (z1, z2), (z2, z1), strict=True):
             for part in _sweep(slope):
                 torch.addcmul(shift_K, slope[part], scale, out=slope[part]).addcmul_(other[part], level_K)
-        return *gradient, None, None, None, None
+                if ctx.threshold:
+                    slope[part].addcmul_(own[part], level_K, value=-ctx.threshold)
+        return *gradient, None, None, None, None, None
 
 
 def _empty_gradient(rows: Rows) -> tuple[Tensor, Tensor]:

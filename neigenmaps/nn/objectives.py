@@ -51,22 +51,29 @@ class Objective(nn.Module, abc.ABC):
 
 
 class NestedLowRank(Objective):
-    """`nested_low_rank_loss`: ordered, nothing to tune."""
+    """`nested_low_rank_loss`: ordered, nothing that must be tuned. scale, threshold: how short runs get further, as there."""
 
-    def __init__(self, nesting: Nesting = "sequential") -> None:
+    def __init__(self, nesting: Nesting = "sequential", scale: float = 1.0, threshold: float = 0.0) -> None:
         super().__init__()
         self.nesting: Nesting = nesting
+        self.scale = scale
+        self.threshold = threshold
 
     def forward(self, z1: Tensor, z2: Tensor) -> EigenmapResult:
-        return nested_low_rank_loss(z1, z2, nesting=self.nesting)
+        return self._loss(z1, z2)
+
+    def _loss(self, z1: Tensor, z2: Tensor, *, center: bool = True, reduce: Reduce | None = None) -> EigenmapResult:
+        return nested_low_rank_loss(
+            z1, z2, nesting=self.nesting, scale=self.scale, threshold=self.threshold, center=center, reduce=reduce
+        )
 
     def over_pairs(
         self, views: Sequence[Tensor], groups: Sequence[int], *, reduce: Reduce | None = None
     ) -> EigenmapResult:
         """Centred by the mean of all views, so that the constant goes and nothing else. reduce: as in the function."""
         if len(views) == 2:
-            return self(*views) if reduce is None else nested_low_rank_loss(*views, nesting=self.nesting, reduce=reduce)
-        loss = partial(nested_low_rank_loss, nesting=self.nesting, center=False, reduce=reduce)
+            return self._loss(*views, reduce=reduce)
+        loss = partial(self._loss, center=False, reduce=reduce)
         precise = [view.to(torch.promote_types(view.dtype, torch.float32)) for view in views]
         return over_pairs(loss, centred(precise, reduce=reduce), groups)
 

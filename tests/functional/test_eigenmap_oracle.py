@@ -39,6 +39,18 @@ PAIRS: dict[str, tuple[Callable[..., E.EigenmapResult], Callable[[bool], oracle.
         lambda a, b, center: E.nested_low_rank_loss(a, b, nesting="octave", center=center),
         lambda center: lambda s, f: oracle.nested_octave(f, center=center),
     ),
+    "sequential_shifted": (
+        lambda a, b, center: E.nested_low_rank_loss(a, b, scale=1.7, threshold=0.3, center=center),
+        lambda center: oracle.with_threshold(
+            lambda s, f: oracle.nested_sequential(s, f, center=center), 1.7, 0.3, np.ones(4), center=center
+        ),
+    ),
+    "joint_shifted": (
+        lambda a, b, center: E.nested_low_rank_loss(a, b, nesting="joint", scale=0.6, threshold=0.4, center=center),
+        lambda center: oracle.with_threshold(
+            lambda s, f: oracle.nested_joint(f, center=center), 0.6, 0.4, np.array([4, 3, 2, 1]) / 4, center=center
+        ),
+    ),
     "spectral_contrastive": (
         E.spectral_contrastive_loss,
         lambda center: lambda s, f: oracle.spectral_contrastive(f, center=center),
@@ -144,7 +156,7 @@ def test_default_floor_is_the_noise_level() -> None:
 @pytest.mark.parametrize("name", [name for name in PAIRS if name not in ("sequential", "joint", "octave")])
 def test_result_parts_make_up_the_loss(name: str) -> None:
     result = PAIRS[name][0](*outputs(), center=True)
-    weight, gain = (1.0, 2.0) if name == "spectral_contrastive" else (0.7, 1.0)
+    weight, gain = (0.7, 1.0) if name.startswith(("constant", "adaptive")) else (1.0, 2.0)
     torch.testing.assert_close(result.loss, weight * result.orthogonality - gain * result.alignment)
 
 

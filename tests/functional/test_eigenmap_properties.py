@@ -376,6 +376,17 @@ def test_cross_half_needs_four_rows(batch: int) -> None:
     assert torch.isfinite(E.neural_eigenmap_loss(*outputs(batch=4), alpha=1.0, cross_half=True).loss)
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({"scale": 0.0}, "scale must be above 0 and finite, got 0.0"), ({"scale": float("inf")}, "got inf"),
+     ({"scale": float("nan")}, "got nan"), ({"threshold": 1.0}, r"threshold must be in \[0, 1\).*got 1.0"),
+     ({"threshold": -0.1}, "got -0.1")],
+)  # fmt: skip
+def test_a_scale_or_threshold_without_a_minimiser_is_refused(given: dict[str, float], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        E.nested_low_rank_loss(*outputs(), **given)  # type: ignore[arg-type]
+
+
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(InputError, match=r"'sequential', 'joint' or 'octave'.*'triangular'"):
         E.nested_low_rank_loss(*outputs(), nesting="triangular")  # type: ignore[arg-type]

@@ -189,6 +189,21 @@ def check_nested(found: Match) -> None:
     assert found.powers.max() <= 0.05
 
 
+def test_a_threshold_shrinks_functions_and_a_scale_stretches_them() -> None:
+    """f_j = scale sqrt(mu_j - threshold) phi_j, and nothing for functions below the threshold."""
+    threshold = float(TOY.eigenvalues[4:6].mean())  # four functions lie above
+    outputs = values(
+        train(TOY, partial(E.nested_low_rank_loss, scale=3.0, threshold=threshold), outputs=6, **QUICK),
+        TOY,
+    )
+    found = match(outputs[:, :4], TOY)
+    check(found)
+    assert found.distinct == 4
+    centred = outputs - TOY.weights @ outputs
+    expected = 9 * np.clip(TOY.eigenvalues[1:7] - threshold, 0, None)
+    np.testing.assert_allclose(TOY.weights @ centred**2, expected, atol=0.05 * 9)
+
+
 def constant_objective() -> Objective:
     bound = E.separating_alpha(torch.from_numpy(TOY.eigenvalues[1:9].copy())).item()
     return partial(E.neural_eigenmap_loss, alpha=1.5 * bound)

@@ -64,17 +64,19 @@ def test_spectral_loss_over_all_ordered_pairs(groups: tuple[int, ...]) -> None:
     assert found.eigenvalues.shape == (3,)
 
 
-@pytest.mark.parametrize("groups", [(4,), (2, 2)])
-def test_nested_loss_of_moments_written_down(groups: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("groups", [(4,), (2, 2), (2,)])
+@pytest.mark.parametrize(("scale", "threshold"), [(1.0, 0.0), (2.0, 0.3)])
+def test_nested_loss_of_moments_written_down(groups: tuple[int, ...], scale: float, threshold: float) -> None:
     """-2 sum_j R_jj + sum_ij G_ij G_ij' with the mixture's centring, squares over different images and views."""
-    views, weights = draw(4, 5, 3), pair_weights(groups)
-    f = views - views.mean((0, 1))
+    views, weights = draw(sum(groups), 5, 3), pair_weights(groups)
+    f = (views - views.mean((0, 1))) / scale
     n = f.shape[1]
     products = torch.einsum("vbi,vbj->vbij", f, f)
     expected = -2 * torch.einsum("vw,vbi,wbi->", weights, f, f) / n
+    expected = expected + 2 * threshold * torch.einsum("vw,vbi,vbi->", weights, f, f) / n
     for b, c in itertools.permutations(range(n), 2):
         expected = expected + torch.einsum("vw,vij,wij->", weights, products[:, b], products[:, c]) / (n * (n - 1))
-    found = NestedLowRank("sequential").over_pairs(list(views), groups)
+    found = NestedLowRank("sequential", scale, threshold).over_pairs(list(views), groups)
     torch.testing.assert_close(found.loss, expected, rtol=1e-10, atol=0)
 
 

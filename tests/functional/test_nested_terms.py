@@ -7,7 +7,7 @@ from torch import Tensor
 from neigenmaps.functional import eigenmap, nested_terms
 
 
-def plain(z1: Tensor, z2: Tensor, nesting: str) -> Tensor:
+def plain(z1: Tensor, z2: Tensor, nesting: str, threshold: float) -> Tensor:
     """The formula of the docstring, one whole matrix after the other."""
     batch, width = z1.shape
     mean = (z1.mean(0) + z2.mean(0)) / 2
@@ -29,18 +29,20 @@ def plain(z1: Tensor, z2: Tensor, nesting: str) -> Tensor:
     else:
         pairs = (torch.minimum(level[:, None], level) * (z1.T @ z1) * (z2.T @ z2)).sum()
         same = sum((share[m] * p[:, : m + 1].sum(1).square().sum() for m in range(width)), torch.zeros(()))
-    return (pairs - same) / (batch * (batch - 1)) - 2 * (level * p.mean(0)).sum()
+    return (pairs - same) / (batch * (batch - 1)) - 2 * (level * (p - threshold / 2 * (z1**2 + z2**2)).mean(0)).sum()
 
 
 @pytest.mark.parametrize("nesting", ["sequential", "joint", "octave"])
 @pytest.mark.parametrize(("block", "rows"), [(3, 4), (1, 1), (11, 23), (4, 512)])
+@pytest.mark.parametrize("threshold", [0.0, 0.3])
 def test_blocks_change_nothing(
-    monkeypatch: pytest.MonkeyPatch, nesting: eigenmap.Nesting, block: int, rows: int
+    monkeypatch: pytest.MonkeyPatch, nesting: eigenmap.Nesting, block: int, rows: int, threshold: float
 ) -> None:
     monkeypatch.setattr(nested_terms, "BLOCK", block)
     monkeypatch.setattr(nested_terms, "ROWS", rows)
     ours, theirs = ([z.requires_grad_() for z in make(23, 11)] for _ in range(2))
-    loss, wanted = eigenmap.nested_low_rank_loss(*ours, nesting=nesting).loss, plain(*theirs, nesting)
+    loss = eigenmap.nested_low_rank_loss(*ours, nesting=nesting, threshold=threshold).loss
+    wanted = plain(*theirs, nesting, threshold)
     torch.testing.assert_close(loss, wanted, rtol=1e-12, atol=0)
     (3 * loss).backward()  # the gradient that comes in counts
     (3 * wanted).backward()

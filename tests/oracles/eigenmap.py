@@ -45,6 +45,18 @@ def _over_lengths(f: Views, shares: Any, center: bool) -> Any:
     return sum(share * loss for share, loss in zip(shares, losses, strict=True)) / sum(shares)
 
 
+def with_threshold(loss: Loss, scale: float, threshold: float, level: NDArray[Any], *, center: bool = True) -> Loss:
+    """The same loss of outputs / scale for the kernel less threshold times the identity: + 2 threshold sum_j v_j G_jj."""
+
+    def shifted(s: Views, f: Views) -> Any:
+        s, f = ((a / scale, b / scale) for a, b in (s, f))
+        f1, f2 = _prepared(f, center)
+        power = sum(level @ (f1[b] ** 2 + f2[b] ** 2) for b in range(len(f1))) / (2 * len(f1))
+        return loss(s, f) + 2 * threshold * power
+
+    return shifted
+
+
 def spectral_contrastive(f: Views, *, center: bool = True) -> Any:
     """-2 E[f . f+] + E[(f(x) . f(x'))^2] over pairs of different images."""
     f1, f2 = _prepared(f, center)

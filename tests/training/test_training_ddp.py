@@ -156,11 +156,13 @@ def test_ddp_of_every_loss_equals_one_process(tmp_path: Path, world: int) -> Non
 
 @pytest.mark.parametrize("nesting", ["sequential", "joint", "octave"])
 @pytest.mark.parametrize("center", [True, False])
-def test_shares_of_a_batch(nesting: eigenmap.Nesting, center: bool) -> None:
+@pytest.mark.parametrize("threshold", [0.0, 0.4])
+def test_shares_of_a_batch(nesting: eigenmap.Nesting, center: bool, threshold: float) -> None:
     """Without processes: sums of two shares are written down in a first pass and handed out in the second."""
     z1, z2 = torch.randn(2, 9, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     whole = [z.clone().requires_grad_() for z in (z1, z2)]
-    result = eigenmap.nested_low_rank_loss(*whole, nesting=nesting, center=center)
+    given = {"nesting": nesting, "center": center, "threshold": threshold, "scale": 1 + threshold}
+    result = eigenmap.nested_low_rank_loss(*whole, **given)  # type: ignore[arg-type]
     result.loss.backward()
     sums: list[Tensor] = []  # what reduce gives, call by call; found one after the other, as each needs the ones before
     parts = [(z1[:4], z2[:4]), (z1[4:], z2[4:])]
@@ -172,7 +174,7 @@ def test_shares_of_a_batch(nesting: eigenmap.Nesting, center: bool) -> None:
             seen.append(value.detach().clone())
             return sums[len(seen) - 1].clone() if len(seen) <= len(sums) else value
 
-        outcome = eigenmap.nested_low_rank_loss(*leaves, nesting=nesting, center=center, reduce=reduce)
+        outcome = eigenmap.nested_low_rank_loss(*leaves, reduce=reduce, **given)  # type: ignore[arg-type]
         outcome.loss.backward()
         return outcome, leaves
 
