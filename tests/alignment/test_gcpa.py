@@ -31,6 +31,13 @@ def small() -> Spaces:
     return planted("lowrank", n_models=4, n_rows=120, n_unseen=1, width=8)[0]
 
 
+def test_a_mask_of_two_rows_is_named_and_not_the_encoder(small: Spaces) -> None:
+    """Held-out folds leave one of them."""
+    mask = torch.arange(len(small["m0"])) < 2
+    with pytest.raises(InputError, match="'m0' that vary, got equal ones: too few under its mask"):
+        GCPA().fit(small, masks={"m0": mask})
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_nothing_is_corrected_where_nothing_is_wrong(seed: int) -> None:
     train, unseen = planted("iso", seed=seed)
