@@ -6,10 +6,11 @@
 
 Random codes have independent Gaussian numbers of variance j^-decay: the hardest gallery of that spectrum, since nothing clusters.
 Queries are drawn like the gallery. Real features stand in their principal axes: MNIST's 70,000 images by pixels, Multi30k's
-29,000 English captions by TF-IDF and SVD, which has next to no decay. All search the same codes by cosine, in this process, in
-turn, after a warm-up; times are of the CPU (one thread: set OMP_NUM_THREADS=1) and of the clock. Shortlists are calibrated on
-other queries than those reported. Memory is what a fresh process holds of its own (RssAnon) after loading and searching; pages
-of the memory-mapped file that the search touched are listed beside it, since the system may drop these. "exhaustive, in blocks" is
+29,000 English captions by TF-IDF and SVD, which has next to no decay (--rows 100000 is enough to see that no funnel pays). All
+search the same codes by cosine, in this process, in turn, after a warm-up; times are of the CPU (one thread: set
+OMP_NUM_THREADS=1) and of the clock. Shortlists are calibrated on other queries than those reported. Memory is what a fresh
+process holds of its own (RssAnon) after loading and searching; pages of the memory-mapped file that the search touched are
+listed beside it, since the system may drop these. "exhaustive, in blocks" is
 our own search at full length, whose products are numpy's: what is won by that alone.
 """
 
