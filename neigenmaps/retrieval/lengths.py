@@ -27,7 +27,7 @@ ROUNDING = 1e-6  # relative; float32 eigenvalues that sum to the target exactly 
 
 
 class DimSuggestion(NamedTuple):
-    """dim: the shortest length whose quality is at least target x that of the full code.
+    """dim: the shortest length whose quality is at least target x the best of all lengths tried, the full one among them.
 
     interval: (low, high), where dim falls for the middle `confidence` share of resampled queries. dim_by_eigenvalues:
     the shortest length that holds the share `target` of the eigenvalues' sum. lengths_L, quality_L: the held-out
@@ -56,17 +56,17 @@ def suggest_dim(
     n_resamples: int = 1_000,
     generator: torch.Generator | None = None,
 ) -> DimSuggestion:
-    """How long codes must be to keep the share `target` of what the full code achieves.
+    """How long codes must be to keep the share `target` of what the best length achieves, often but not always the full one.
 
     A fifth of the rows, at most `max_queries`, are held out as queries and search the rest at every length. labels: as
     in `functional.ranking`, integers or boolean (N, C). Without them the full code judges the 10 rows that a cut code finds:
 
         quality = (mean similarity of the 10 found - chance) / (that of its own 10 nearest - chance),  chance: of all rows
 
-    so that rows as near as the nearest count as much. eigenvalues: when None, the mean squares of the codes' columns, which
-    are the eigenvalues of codes of `encode`'s default scaling. diffusion: as `TruncatedIndex`, and for the search that will
-    be run with it: without labels the full code is believed, and where later functions count almost as much as the first,
-    so is whatever noise they hold. lengths: tried, the full one is always among them; when None, steps of a factor
+    so that rows as near as the nearest count as much. eigenvalues: when None, `dim_by_eigenvalues` takes the mean squares of
+    the codes' columns, which are near them for `encode`'s default scaling. diffusion: as `TruncatedIndex`, and for the search
+    that will be run with it: without labels the full code is believed, and where later functions count almost as much as
+    the first, so is whatever noise they hold. lengths: tried, the full one is always among them; when None, steps of a factor
     sqrt(2). generator: of the split and the resamples; seed 0 when None.
 
     The interval says how far the choice is due to the queries drawn; it does not know the gallery grown ten times.
@@ -74,8 +74,8 @@ def suggest_dim(
     Raises:
         ShapeError: codes that are not a matrix, labels or eigenvalues of another length.
         NonFiniteError: NaN or infinity in the codes.
-        InputError: fewer than 100 rows, a target or confidence outside (0, 1), a negative diffusion, a length outside 1..K,
-            or no query whose label occurs in the rest.
+        InputError: fewer than 100 rows, a target or confidence outside (0, 1), a negative diffusion or one without eigenvalues,
+            a length outside 1..K, or no query whose label occurs in the rest.
     """
     rows = checked_codes("given", codes)
     n_rows, width = rows.shape
@@ -92,6 +92,8 @@ def suggest_dim(
         raise InputError(f"expected n_resamples >= 1, got {n_resamples}: the interval is made of them")
     if not 0 <= diffusion < np.inf:
         raise InputError(f"expected a diffusion of at least 0, got {diffusion}: it is a power of the eigenvalues")
+    if diffusion and eigenvalues is None:
+        raise InputError("diffusion needs eigenvalues: pass model.eigenvalues, cut to the codes' width")
     tried = _checked_lengths(lengths, width)
     values_K = _checked_eigenvalues(eigenvalues, rows)
     if diffusion and values_K.max() > 0:
@@ -147,7 +149,7 @@ def _nearness_curves(
 
 
 def _shortest(curve_L: NDArray[np.float64], lengths: Sequence[int], target: float) -> int:
-    enough = curve_L >= target * curve_L[-1] - ROUNDING
+    enough = curve_L >= target * curve_L.max() - ROUNDING
     return lengths[int(enough.argmax())]
 
 
