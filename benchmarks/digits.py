@@ -31,6 +31,7 @@ from neigenmaps.training import EigenmapCLI, ViewsDataModule, ritz_of
 ROOT = Path(__file__).parent.parent
 OBJECTIVES = {
     "nested low-rank, octave (default)": None,
+    "nested low-rank, octave, scale 2.5, threshold .5": "nested_low_rank_short",
     "nested low-rank, sequential": "nested_low_rank_sequential",
     "nested low-rank, joint": "nested_low_rank_joint",
     "neural eigenmap, alpha 0.5": "neural_eigenmap",
