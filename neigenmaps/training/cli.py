@@ -11,6 +11,7 @@ import shlex
 import shutil
 import signal
 import sys
+import threading
 import time
 from datetime import datetime
 from pathlib import Path
@@ -55,6 +56,38 @@ class LastCheckpoint(ModelCheckpoint):
         if isinstance(exception, SIGTERMException) and trainer.global_step > 0:
             assert self.dirpath is not None
             trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")
+
+
+class StopAtInterrupt(Callback):
+    """Ctrl-C ends training as SIGTERM does, after the step under way and with all steps saved; a second one ends it at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: Any = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        listens = (
+            signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        )  # Lightning, which does so in main threads only
+        if listens and threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._stop)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._restore()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._restore()
+
+    def _stop(self, *given: Any) -> None:
+        self._restore()
+        self.asked = True
+        say("Stopping after this step, and saving. Ctrl-C once more stops at once.")
+        signal.raise_signal(signal.SIGTERM)
+
+    def _restore(self) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None
 
 
 class RunRecord(SaveConfigCallback):
@@ -174,16 +207,17 @@ class EigenmapCLI(LightningCLI):
             raise CheckpointError(f"trained with other settings: {', '.join(differ)}")
 
     def fit(self, **arguments: Any) -> None:
-        """`trainer.fit`, in `fit_seconds`. Ctrl-C ends with the command that resumes; so does SIGTERM, with all steps saved, and
-        the exit code that a shell gives it."""
+        """`trainer.fit`, in `fit_seconds`. Ctrl-C and SIGTERM end with the command that resumes, all steps saved, and the exit
+        code that a shell gives them."""
         missing = [folder for folder in (self.run_folder, *self.run_folder.parents) if not folder.exists()]
         started = time.perf_counter()
         try:
             self.trainer.fit(**arguments)
         except SIGTERMException as stopped:  # a SystemExit, too
+            word, cause = ("stopped", signal.SIGINT) if self.interrupt.asked else ("terminated", signal.SIGTERM)
             if self.trainer.is_global_zero:
-                print(f"terminated at step {self.trainer.global_step}; {self.how_to_resume()}", file=sys.stderr)
-            raise SystemExit(128 + signal.SIGTERM) from stopped
+                print(f"{word} at step {self.trainer.global_step}; {self.how_to_resume()}", file=sys.stderr)
+            raise SystemExit(128 + cause) from stopped
         except SystemExit as stopped:
             if not isinstance(stopped.__context__, KeyboardInterrupt):  # which Lightning turns into an exit
                 raise
@@ -236,7 +270,8 @@ class EigenmapCLI(LightningCLI):
     def _callbacks(self, config: Any) -> list[Callback]:
         run, folder = config.run, self.run_folder
         keeps = config.trainer.enable_checkpointing is not False
-        callbacks: list[Callback] = []
+        self.interrupt = StopAtInterrupt()
+        callbacks: list[Callback] = [self.interrupt]
         if config.trainer.enable_progress_bar is not False:
             callbacks.append(RunProgressBar())  # before the next, whose work it announces
         if run.ema_decay is not None:

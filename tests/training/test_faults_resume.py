@@ -74,12 +74,20 @@ def same_weights(a: Path, b: Path) -> bool:
     return all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
+TERMINATED, STOPPED = (signal.SIGTERM, "terminated"), (signal.SIGINT, "stopped")
+
+
 @pytest.mark.parametrize(
-    ("where", "step"),
-    [("on_train_batch_start", 2), ("on_train_batch_end", 6), ("validation_step", 4)],
-    ids=["before a step", "in an epoch", "in the validation"],
+    ("where", "step", "cause"),
+    [
+        ("on_train_batch_start", 2, TERMINATED),
+        ("on_train_batch_end", 6, TERMINATED),
+        ("validation_step", 4, TERMINATED),
+        ("on_train_batch_start", 2, STOPPED),
+    ],
+    ids=["before a step", "in an epoch", "in the validation", "Ctrl-C"],
 )
-def test_sigterm_saves_and_ends(
+def test_sigterm_and_an_interrupt_save_and_end(
     config: dict[str, Any],
     tmp_path: Path,
     finished: Path,
@@ -87,12 +95,13 @@ def test_sigterm_saves_and_ends(
     capsys: pytest.CaptureFixture[str],
     where: str,
     step: int,
+    cause: tuple[signal.Signals, str],
 ) -> None:
-    original = getattr(EigenmapModule, where)
+    original, listener = getattr(EigenmapModule, where), signal.getsignal(signal.SIGINT)
 
     def interrupted(module: EigenmapModule, *given: Any, **named: Any) -> Any:
         if module.global_step == step:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), cause[0])
         return original(module, *given, **named)
 
     config["run"] |= {"save_every_n_epochs": 100, "ritz_pairs": 90}
@@ -104,10 +113,11 @@ def test_sigterm_saves_and_ends(
         patch.setenv("NEIGENMAPS_RUN_STAMP", "first")
         with pytest.raises(SystemExit) as stopped:
             train(["fit", "--config", path])
-    assert stopped.value.code == 128 + signal.SIGTERM
+    assert stopped.value.code == 128 + cause[0]
+    assert signal.getsignal(signal.SIGINT) is listener
     saved = read_checkpoint(RUNS / "first" / "last.ckpt")["global_step"]
     assert saved == step + (where == "on_train_batch_start")
-    assert f"terminated at step {saved}; to go on from the last checkpoint:\npython" in capsys.readouterr().err
+    assert f"{cause[1]} at step {saved}; to go on from the last checkpoint:\npython" in capsys.readouterr().err
     monkeypatch.setenv("NEIGENMAPS_RUN_STAMP", "second")
     train(["fit", "--config", path])
     assert f"Going on from {RUNS.absolute() / 'first' / 'last.ckpt'} (step {saved})." in capsys.readouterr().out
