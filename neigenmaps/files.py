@@ -34,6 +34,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file's contents, in hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _remove_leftovers(path: Path) -> None:
     ours = re.compile(rf"\.{re.escape(path.stem)}\.([0-9a-f]+)-(\d+)\.unfinished{re.escape(path.suffix)}")
     for name in os.listdir(path.parent):

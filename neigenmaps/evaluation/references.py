@@ -15,7 +15,6 @@ the user names, imported as any other.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import sys
@@ -32,6 +31,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from neigenmaps import files
 from neigenmaps.data import ImageStore
 from neigenmaps.errors import (
     CheckpointError,
@@ -321,8 +321,7 @@ def file_digest(path: Path) -> str:
     """Sixteen digits that change with the file's contents. CheckpointError when there is no file."""
     if not path.is_file():
         raise CheckpointError(f"expected a file at {path}, found none: a reference needs its weights or features")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return files.file_digest(path)[:16]
 
 
 def _import_callable(name: str) -> Callable[..., Any]:

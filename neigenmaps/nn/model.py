@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from neigenmaps.errors import CheckpointError, InputError, NonFiniteError, NotFittedError, ShapeError
-from neigenmaps.files import whole_file
+from neigenmaps.files import file_digest, whole_file
 from neigenmaps.functional.rayleigh_ritz import RitzResult
 from neigenmaps.nn.encoders import build_backbone, build_projector, evaluation_mode, feature_width
 from neigenmaps.nn.weights import check_weights
@@ -147,23 +147,34 @@ class NeuralEigenmapModel(nn.Module):
         return torch.cat([self._ordered(part, scaling)[:, :dims] for part in parts])
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `model.safetensors` and `config.json` into a folder, each whole or not at all."""
+        """Write `model.safetensors`, and `config.json` with its checksum, into a folder, each whole or not at all."""
         folder = Path(folder)
         with whole_file(folder / "model.safetensors") as weights, whole_file(folder / "config.json") as config:
             save_file({name: value.contiguous() for name, value in self.state_dict().items()}, weights)
-            config.write_text(json.dumps({"neigenmaps": self.config}, indent=2) + "\n")
+            record = {"neigenmaps": self.config, "sha256": file_digest(weights)}
+            config.write_text(json.dumps(record, indent=2) + "\n")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
-        """The model of a folder written by `save_pretrained`; runs no pickled code. CheckpointError when it does not fit."""
+        """The model of a folder written by `save_pretrained`; runs no pickled code.
+
+        CheckpointError when it does not fit, or when its weights are not those that were saved (older folders have no checksum).
+        """
         folder = Path(folder)
         try:
-            config = dict(json.loads((folder / "config.json").read_text())["neigenmaps"])
+            record = json.loads((folder / "config.json").read_text())
+            config = dict(record["neigenmaps"])
             state = load_file(folder / "model.safetensors")
+            digest = file_digest(folder / "model.safetensors")
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise CheckpointError(
                 f"expected a folder with config.json and model.safetensors written by save_pretrained in {folder}: {error}"
             ) from error
+        if record.get("sha256", digest) != digest:
+            raise CheckpointError(
+                f"the weights in {folder / 'model.safetensors'} are not those that were saved with its config.json: damaged, "
+                "or replaced; copy both files again"
+            )
         try:
             model = cls(**config)
         except (InputError, TypeError) as error:

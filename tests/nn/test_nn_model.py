@@ -241,6 +241,13 @@ def garble_weights(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"\xff" * 64)
 
 
+def flip_a_bit(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    contents = bytearray(path.read_bytes())
+    contents[len(contents) // 2] ^= 1
+    path.write_bytes(contents)
+
+
 def remove_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
@@ -284,6 +291,7 @@ def mistype(folder: Path) -> None:
     [
         (truncate, "expected a folder with config.json"),
         (garble_weights, "expected a folder with config.json"),
+        (flip_a_bit, "not those that were saved"),
         (remove_weights, "model.safetensors"),
         (garble_config, "config.json"),
         (foreign_config, "config.json"),
@@ -299,6 +307,13 @@ def test_folders_that_cannot_be_used(tmp_path: Path, fitted: NeuralEigenmapModel
     harm(tmp_path)
     with pytest.raises(CheckpointError, match=message):
         NeuralEigenmapModel.from_pretrained(tmp_path)
+
+
+def test_a_folder_of_before_there_were_checksums(tmp_path: Path, fitted: NeuralEigenmapModel) -> None:
+    fitted.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"neigenmaps": json.loads(path.read_text())["neigenmaps"]}))
+    assert NeuralEigenmapModel.from_pretrained(tmp_path).config == fitted.config
 
 
 def test_missing_folder(tmp_path: Path) -> None:
