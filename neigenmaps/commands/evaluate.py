@@ -1,6 +1,6 @@
 """Measure a trained model on a labelled data set: kNN, linear probe and retrieval at every code length.
 
-    neigenmaps evaluate checkpoints/digits/RUN digits --out evaluation
+    neigenmaps evaluate checkpoints/digits/RUN digits      # evaluation/digits/
 
 Held-out images are classified by, and retrieved from, training images. Beside our ordered codes stand the same outputs as trained,
 in their principal components, and cut at random places, and the pixels' principal components. Writes evaluation.json, .md and .png.
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data", help="a labelled data set: a name, a folder with a folder for each class, or an .npz file"
     )
-    parser.add_argument("--out", type=Path, default=Path("evaluation"), help="folder for the results")
+    parser.add_argument("--out", type=Path, help="folder for the results (default: evaluation/ and the data's name)")
     parser.add_argument("-k", type=int, default=10, help="of precision, recall and NDCG")
     parser.add_argument("--max-bank", type=int, default=10_000, help="training images, evenly spread")
     parser.add_argument("--max-queries", type=int, default=2_000, help="held-out images, evenly spread")
@@ -74,12 +74,14 @@ def run(arguments: argparse.Namespace) -> None:
         "ours": {m: report._asdict() for m, report in reports.items()},
         "provenance": provenance(0),
     }
-    with whole_file(arguments.out / "evaluation.json") as path:
+    out = arguments.out or Path("evaluation", Path(arguments.data).resolve().name.removesuffix(".npz"))
+    replaced = ", in place of earlier ones" if (out / "evaluation.json").exists() else ""
+    with whole_file(out / "evaluation.json") as path:
         path.write_text(json.dumps(record, indent=1) + "\n")
-    with whole_file(arguments.out / "evaluation.md") as path:
+    with whole_file(out / "evaluation.md") as path:
         path.write_text("\n".join(markdown_table(curves, measure=measure) for measure in measures_of(curves)))
-    plot_truncation(curves, arguments.out / "evaluation.png")
-    console.print(f"Results: [bold]{arguments.out}[/bold] (evaluation.json, .md, .png)", soft_wrap=True)
+    plot_truncation(curves, out / "evaluation.png")
+    console.print(f"Results: [bold]{out}[/bold] (evaluation.json, .md, .png{replaced})", soft_wrap=True)
 
 
 def _scores_table(reports: dict[int, RetrievalReport], k: int) -> Table:

@@ -1,6 +1,7 @@
 """`neigenmaps evaluate`: the numbers are those of the functions it calls, in table, picture and JSON; mistakes are answered."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,25 @@ def test_numbers_are_those_of_the_functions(
     assert "NDCG@k" in printed
     assert (tmp_path / "e" / "evaluation.png").stat().st_size > 10_000
     assert OURS_PCA in (tmp_path / "e" / "evaluation.md").read_text()
+
+
+def test_each_data_set_has_its_folder(
+    finished: Path,
+    few_digits: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        shutil.copy(few_digits, f"{name}.npz")
+        main(["evaluate", str(finished), f"{name}.npz", "--max-bank=30", "--max-queries=20"])
+    assert "in place of" not in capsys.readouterr().out
+    for name in ("a", "b"):
+        record = json.loads(Path("evaluation", name, "evaluation.json").read_text())
+        assert f"{name}.npz" in record["data"]["train"]
+    main(["evaluate", str(finished), "a.npz", "--max-bank=30", "--max-queries=20"])
+    assert "evaluation/a (evaluation.json, .md, .png, in place of earlier ones)" in capsys.readouterr().out
 
 
 def test_rotations_agree_where_nothing_is_cut(finished: Path, few_digits: Path) -> None:
