@@ -33,7 +33,11 @@ def load_model(path: str | Path, device: str = "auto") -> NeuralEigenmapModel:
         found = (
             "no such file or folder" if not path.exists() else "neither model/ nor last.ckpt" if path.is_dir() else path
         )
-        raise CheckpointError(f"{path}: expected {CHECKPOINT_HELP}, found {found}")
+        saved = (*path.glob("*/last.ckpt"), *path.glob("*/model/config.json"))
+        runs = {path / one.relative_to(path).parts[0] for one in saved}
+        newest = max(runs, key=lambda folder: folder.stat().st_mtime, default=None)
+        hint = f": did you mean {newest}?" if newest else ""
+        raise CheckpointError(f"{path}: expected {CHECKPOINT_HELP}, found {found}{hint}")
     from neigenmaps.training.saved_models import read_model  # here, as only this case needs Lightning
 
     return read_model(file).to(chosen_device(device))

@@ -1,5 +1,6 @@
 """`neigenmaps embed` and `retrieve`: from images to codes to the nearest images, by every kind of checkpoint, and every mistake."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -70,6 +71,15 @@ def test_every_kind_of_checkpoint_gives_the_same_codes(
     for store in stores[1:]:
         assert store.fingerprint == stores[0].fingerprint
         np.testing.assert_array_equal(store.prefix(store.width), stores[0].prefix(store.width))
+
+
+def test_the_folder_of_runs_names_its_newest(tmp_path: Path) -> None:
+    for age, name in enumerate(("new", "older", "oldest")):
+        save_model(tmp_path / "runs" / name / "model")
+        os.utime(tmp_path / "runs" / name, (1e9 - age, 1e9 - age))
+    (tmp_path / "runs" / "no run").mkdir()
+    message = refused("embed", tmp_path / "runs", "digits", "--out", tmp_path / "c")
+    assert message.endswith(f"did you mean {tmp_path / 'runs' / 'new'}?")
 
 
 def test_shards_say_what_is_missing(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
