@@ -26,8 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="where the codes go, such as codes.safetensors")
     parser.add_argument("--dims", type=int, default=None, help="length of the codes (default: all numbers)")
     parser.add_argument("--scaling", choices=["sqrt_eigenvalue", "unit"], default="sqrt_eigenvalue")
-    parser.add_argument("--shard", default="0/1", metavar="i/n", help="this process's part of the work")
-    parser.add_argument("--block", type=int, default=1024, help="images between two savings")
+    parser.add_argument(
+        "--shard", default="0/1", metavar="i/n", help="this process's part: every n-th block of images from the i-th"
+    )
+    parser.add_argument(
+        "--block", type=int, default=1024, help="images between two savings; fewer where shards would have none"
+    )
     parser.add_argument("--max-unreadable-share", type=float, default=0.01, help="of files that are no images")
     add_place_arguments(parser, download=True)
 
@@ -71,6 +75,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _shard(text: str) -> tuple[int, int]:
     index, slash, total = text.partition("/")
-    if not (slash and index.isdecimal() and total.isdecimal()):
-        raise InputError(f"expected --shard i/n, such as 0/4, got {text!r}")
+    if not (slash and index.isdecimal() and total.isdecimal() and int(index) < int(total)):
+        raise InputError(f"expected --shard i/n with 0 <= i < n, such as 0/4, got {text!r}")
     return int(index), int(total)

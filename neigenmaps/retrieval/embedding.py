@@ -63,8 +63,9 @@ def embed_images(
     """Write a `CodeStore` of `model.encode(images, dims)` to `out`; ids are the images' names.
 
     dims: the first so many numbers, all of them when None. shard: (i, n), every n-th block from i. block: images in memory
-    at a time, and how much a kill can lose. Files that can't be read are left out, and stop the work when they are more than
-    `max_unreadable_share` of all. notes: kept in the store. on_block: called with the number of images of each block done.
+    at a time, and how much a kill can lose; smaller where shards would go without. Files that can't be read are left out, and
+    stop the work when they are more than `max_unreadable_share` of all. notes: kept in the store. on_block: called with the
+    number of images of each block done.
 
     Codes that are there already, of the same model and length, are kept where the image is as it was.
 
@@ -80,6 +81,7 @@ def embed_images(
             "expected a shard i/n with 0 <= i < n, a block of at least 1 and a share within 0..1, got "
             f"{index}/{n_shards}, {block} and {max_unreadable_share}"
         )
+    block = min(block, max(1, -(-len(images) // n_shards)))  # else few images would all fall to the first shards
     job = _Job(model, images, Path(out), dims, scaling, block, notes or {})
     if job.is_finished():
         return job.report()

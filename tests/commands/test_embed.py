@@ -82,6 +82,17 @@ def test_the_folder_of_runs_names_its_newest(tmp_path: Path) -> None:
     assert message.endswith(f"did you mean {tmp_path / 'runs' / 'new'}?")
 
 
+@pytest.mark.parametrize("shard", ["2/2", "0/0"])
+def test_a_shard_is_one_of_those_there_are(place: Path, tmp_path: Path, shard: str) -> None:
+    assert "0 <= i < n" in refused(*embed_line(place, tmp_path / "c"), f"--shard={shard}")
+
+
+def test_few_images_are_shared_all_the_same(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(3):
+        main(embed_line(place, tmp_path / "c", "--dims=10", f"--shard={number}/3"))
+        assert ("24 codes (8 encoded now)" if number == 2 else "Encoded 8 images") in capsys.readouterr().out
+
+
 def test_shards_say_what_is_missing(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = embed_line(place, tmp_path / "c", "--block=10", "--dims=10")
     main([*line, "--shard=1/2"])
