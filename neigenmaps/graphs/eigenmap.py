@@ -45,6 +45,7 @@ KERNELS: dict[str, Callable[..., Tensor]] = {
     "polynomial": polynomial_kernel,
     "arc_cosine": arc_cosine_kernel,
 }
+POSITIVE = 1e-6  # of the kernel's mean diagonal: a largest eigenvalue below this is rounding
 INDEFINITE = 1e-3  # of the largest eigenvalue: more negative than this is no rounding
 
 
@@ -154,7 +155,7 @@ class NeuralEigenmap(TransformerMixin, BaseEstimator):
         )
         kept = min(self.n_components, solved.rank)
         self.ritz_ = RitzResult(solved.eigenvalues[:kept], solved.rotation[:, :kept], solved.mean, kept)
-        self._report()
+        self._report(operator)
         values = self.ritz_.eigenvalues
         self.eigenvalues_ = values.to(X) if isinstance(X, Tensor) else values.cpu().numpy()
         self._n_features_out = kept
@@ -318,7 +319,7 @@ class NeuralEigenmap(TransformerMixin, BaseEstimator):
         except (RuntimeError, TypeError) as error:
             raise InputError(f"expected a device such as 'cpu' or 'cuda:0', got {self.device!r}") from error
 
-    def _report(self) -> None:
+    def _report(self, operator: Operator) -> None:
         values = self.ritz_.eigenvalues
         if len(values) < self.n_components:
             warnings.warn(
@@ -327,7 +328,14 @@ class NeuralEigenmap(TransformerMixin, BaseEstimator):
                 IdentifiabilityWarning,
                 stacklevel=3,
             )
-        if values[-1] + self.shift < -INDEFINITE * values.abs().max():
+        if isinstance(operator, KernelOperator) and values[0] + self.shift <= POSITIVE * operator.scale:
+            warnings.warn(
+                f"the kernel has no positive eigenvalues, the largest found is {float(values[0]):.3g}: nothing was learned; "
+                "look at its sign, or set shift",
+                IdentifiabilityWarning,
+                stacklevel=3,
+            )
+        elif values[-1] + self.shift < -INDEFINITE * values.abs().max():
             positive = int((values + self.shift > 0).sum())
             warnings.warn(
                 f"the kernel has eigenvalues down to {float(values[-1]):.3g}: only the first {positive} functions were "

@@ -74,13 +74,20 @@ def graph_from_edges(
     check_whole(1, n_nodes=n_nodes)
     edges = np.asarray(edges_E2)
     if edges.ndim != 2 or edges.shape[1] != 2 or len(edges) == 0 or edges.dtype.kind not in "iu":
-        raise ShapeError(f"expected edges as integers of shape (E, 2) with E > 0, got {edges.dtype} {edges.shape}")
+        hint = ""
+        if edges.ndim == 2 and len(edges) == 2 < edges.shape[1]:
+            hint = ": transpose it, edges.T"
+        elif edges.ndim == 2 and edges.dtype.kind == "f" and (edges == edges.round()).all():
+            hint = ": make whole numbers integers by edges.astype(int)"
+        raise ShapeError(
+            f"expected edges as integers of shape (E, 2) with E > 0, got {edges.dtype} {edges.shape}{hint}"
+        )
     outside = (edges < 0) | (edges >= n_nodes)
     if outside.any():
-        row = int(outside.any(axis=1).argmax())
+        row, others = int(outside.any(axis=1).argmax()), int(outside.any(axis=1).sum()) - 1
         raise InputError(
-            f"expected node numbers from 0 to {n_nodes - 1}, got edge {tuple(edges[row].tolist())} in row {row} and "
-            f"{int(outside.any(axis=1).sum()) - 1} more: is the number of nodes right, does counting start at 0?"
+            f"expected node numbers from 0 to {n_nodes - 1}, got edge {tuple(edges[row].tolist())} in row {row}"
+            f"{f' and {others} more' if others else ''}: is the number of nodes right, does counting start at 0?"
         )
     weights = None if weights_E is None else np.asarray(_numeric("weights", weights_E), dtype=np.float32)
     if weights is not None and (weights.shape != (len(edges),) or not (np.isfinite(weights) & (weights > 0)).all()):

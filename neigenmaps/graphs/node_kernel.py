@@ -35,7 +35,7 @@ class NodeKernel:
 
     steps: t, of the walk. own: weight of a node's own features beside those around it; 0 leaves them out. rarity: features
     are divided by their mean absolute value to this power, so that rare words count for more.
-    Raises InputError for steps that are not a whole number of at least 0, own or rarity below 0.
+    Raises InputError for a graph given as a bare array, steps that are not a whole number of at least 0, own or rarity below 0.
     """
 
     graph: Any
@@ -44,6 +44,11 @@ class NodeKernel:
     rarity: float = 0.25
 
     def __post_init__(self) -> None:
+        if isinstance(self.graph, np.ndarray | Tensor | list | tuple):
+            raise InputError(
+                f"expected a graph, got {type(self.graph).__name__}: give graph_from_edges(edges, n_nodes), or "
+                "graph_from_adjacency(matrix)"
+            )
         check_whole(0, steps=self.steps)
         check_real(0, own=self.own, rarity=self.rarity)
 

@@ -1,5 +1,6 @@
 """Golden values, eigsh on the same matrix, Laplacians of known graphs, and points that were not there."""
 
+import warnings
 from functools import partial
 
 import numpy as np
@@ -159,6 +160,20 @@ def test_neighbour_graph_of_digits() -> None:
     assert oracle.cosines(found.transform(seen), functions, graph.degrees).min() >= 0.99
     extended = nystrom_extension(graph, basis, unseen)[:, 1:].numpy()
     assert oracle.cosines(found.transform(unseen), extended).min() >= 0.985
+
+
+def test_a_kernel_of_the_wrong_sign_is_named() -> None:
+    x = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
+    settings = {"max_steps": 5, "random_state": 0}
+    for scale in (1.0, 1e-6):
+        for negative in (-scale * np.eye(40), lambda a, b, scale=scale: -scale * rbf_kernel(a, b, gamma=0.3)):
+            with pytest.warns(IdentifiabilityWarning, match="no positive eigenvalues") as caught:
+                NeuralEigenmap(4, kernel=negative, **settings).fit(x)
+            assert len(caught) == 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            NeuralEigenmap(4, kernel=scale * np.eye(40), **settings).fit(x)
+            NeuralEigenmap(4, kernel=-scale * np.eye(40), shift=scale, **settings).fit(x)
 
 
 def test_indefinite_kernel_needs_its_shift() -> None:

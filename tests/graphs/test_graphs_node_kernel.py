@@ -92,6 +92,9 @@ def test_refused_kernels(words: np.ndarray, graph: Graph) -> None:
         for value in values:
             with pytest.raises(InputError, match=f"{name} as a .*number of at least 0"):
                 NodeKernel(graph, **{name: value})
+    for bare in (np.eye(N), torch.eye(N), [[0, 1]]):
+        with pytest.raises(InputError, match=r"give graph_from_edges\(edges, n_nodes\)"):
+            NodeKernel(bare)
     with pytest.raises(ShapeError, match="one row of X for every node"):
         NeuralEigenmap(2, kernel=NodeKernel(graph)).fit(words[:-1])
     with pytest.raises(InputError, match="same for all"):
