@@ -100,7 +100,7 @@ def finish_nodes(module: NodesModule, data: NodesDataModule, folder: Path, conso
     console.print(eigenvalue_table(eigenvalues))
     with whole_file(folder / "summary.json") as path:
         path.write_text(json.dumps(summary, indent=2) + "\n")
-    console.print(f"Run folder: [bold]{folder}[/bold] (features/, metrics.csv, summary.json, eigenvalues.png)")
+    console.print(run_folder_line(folder))
 
 
 def finish_run(model: NeuralEigenmapModel, data: ViewsDataModule, folder: Path, console: Console) -> None:
@@ -124,10 +124,15 @@ def finish_run(model: NeuralEigenmapModel, data: ViewsDataModule, folder: Path, 
     console.print(eigenvalue_table(model.eigenvalues.cpu()))
     with whole_file(folder / "summary.json") as path:
         path.write_text(json.dumps(summary, indent=2) + "\n")
-    console.print(
-        f"Run folder: [bold]{folder}[/bold] (model/, features/, alignment/, metrics.csv, summary.json, *.png)"
-    )
+    console.print(run_folder_line(folder))
     console.print(f"Report: [bold]{report_run(folder, splits)}[/bold]")
+
+
+def run_folder_line(folder: Path) -> str:
+    """Where everything lies, and what of it there is."""
+    found = [f"{name}/" for name in ("model", "features", "alignment") if (folder / name).is_dir()]
+    found += [name for name in ("metrics.csv", "summary.json", "last.ckpt") if (folder / name).is_file()]
+    return f"Run folder: [bold]{folder}[/bold] ({', '.join([*found, '*.png'])})"
 
 
 def encode_splits(model: NeuralEigenmapModel, splits: DatasetSplits) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ import torch
 from cli_runs import CALLBACKS, write_config
 from rich.console import Console
 
-from neigenmaps.cli import finish_run, train
+from neigenmaps.cli import finish_run, run_folder_line, train
 from neigenmaps.features import FeatureSet
 from neigenmaps.nn import NeuralEigenmapModel
 from neigenmaps.training import EigenmapModule, ViewsDataModule, read_checkpoint
@@ -118,3 +118,9 @@ def test_the_end_of_a_run_encodes_each_image_once(finished: Path, few_digits: Pa
         assert (tmp_path / name).read_bytes() == (finished / name).read_bytes()
     features = FeatureSet.load(tmp_path / "features" / "train.safetensors").embeddings_NF
     assert torch.equal(features, model.encode(data.splits.train.images_NCHW))
+
+
+def test_the_last_line_names_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "summary.json").touch()
+    assert run_folder_line(tmp_path).endswith("(model/, summary.json, *.png)")

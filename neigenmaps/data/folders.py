@@ -22,7 +22,7 @@ import multiprocessing
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,7 +44,7 @@ DEFAULT_IMAGE_SIZE = 64
 DECODING = 2  # raised when a file's pixels come out otherwise, so that no store packed before is opened: 2 is upright
 CHUNK_IMAGES, CHUNK_BYTES = 256, 1 << 22  # that a process decodes before it hands them over
 WORTH_PROCESSES = 2_000  # images; starting them takes as long as decoding some hundred
-NAMES_IN_MESSAGE = 3
+NAMES_IN_MESSAGE = 20  # a stopped run leaves no list of them
 
 
 def load_folder(
@@ -125,11 +125,11 @@ def _pack(
                 writer.append(torch.from_numpy(images), labels)
             writer.save(rows.stop, skipped=skipped)
             if len(skipped) > allowed.share * allowed.images and rows.stop < len(listing):
-                said = f"{len(skipped)} of the first {rows.stop} files can't be read as images: {_first_names(skipped)}"
+                said = f"{len(skipped)} of the first {rows.stop} files can't be read as images: {first_names(skipped)}"
                 raise DataError(f"{source}: {said}. {_too_many(allowed.share)}")
             show(len(rows))
         if len(skipped) == len(listing):
-            raise DataError(f"{source}: none of {len(skipped)} files could be read: {_first_names(skipped)}")
+            raise DataError(f"{source}: none of {len(skipped)} files could be read: {first_names(skipped)}")
         writer.finish(class_names=class_names, source=source, skipped=skipped)
 
 
@@ -186,15 +186,21 @@ def _judge_unreadable(path: Path, splits: DatasetSplits, max_share: float) -> No
     if not skipped:
         return
     n_files = len(splits.train) + len(splits.test) + len(skipped)
-    message = f"{path}: {len(skipped)} of {n_files} files can't be read as images: {_first_names(skipped)}"
+    message = f"{path}: {len(skipped)} of {n_files} files can't be read as images: {first_names(skipped)}"
     if len(skipped) > max_share * n_files:
         raise DataError(f"{message}. {_too_many(max_share)}")
-    warnings.warn(f"{message}. They are left out; all names are in `ImageStore.skipped`", UserWarning, stacklevel=4)
+    warnings.warn(
+        f"{message}. They are left out; all names are in `ImageStore.skipped`, and in unreadable_files.txt of a run",
+        UserWarning,
+        stacklevel=4,
+    )
 
 
 def _too_many(max_share: float) -> str:
     return f"Repair or delete them, or raise max_unreadable_share (now {max_share:g})"
 
 
-def _first_names(names: tuple[str, ...] | list[str]) -> str:
-    return ", ".join(names[:NAMES_IN_MESSAGE]) + (", ..." if len(names) > NAMES_IN_MESSAGE else "")
+def first_names(names: Sequence[str]) -> str:
+    """As many as a message holds, and how many more there are."""
+    more = len(names) - NAMES_IN_MESSAGE
+    return ", ".join(names[:NAMES_IN_MESSAGE]) + (f" and {more} more" if more > 0 else "")

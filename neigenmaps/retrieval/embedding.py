@@ -23,13 +23,12 @@ import torch
 from numpy.typing import NDArray
 
 from neigenmaps.data import ImageRows
+from neigenmaps.data.folders import first_names
 from neigenmaps.errors import CheckpointError, DataError, InputError
 from neigenmaps.files import whole_file
 from neigenmaps.nn import NeuralEigenmapModel
 from neigenmaps.retrieval.store import CodeStore, fingerprint_model
 from neigenmaps.types import Scaling
-
-NAMES_IN_MESSAGE = 3
 
 
 class EmbedReport(NamedTuple):
@@ -274,8 +273,7 @@ def _digest(*facts: str | int) -> str:
 
 def _judge(skipped: Sequence[str], n_images: int, max_share: float) -> None:
     if len(skipped) > max_share * n_images:
-        shown = ", ".join(skipped[:NAMES_IN_MESSAGE]) + (", ..." if len(skipped) > NAMES_IN_MESSAGE else "")
         raise DataError(
-            f"{len(skipped)} of {n_images} files can't be read as images: {shown}. Repair or delete them, or raise "
+            f"{len(skipped)} of {n_images} files can't be read as images: {first_names(skipped)}. Repair or delete them, or raise "
             f"max_unreadable_share (now {max_share}); what was encoded is kept"
         )

@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as tv
 
 import neigenmaps.data.folders
 from neigenmaps.data.datasets import DATASETS, load_splits
-from neigenmaps.data.folders import default_cache_dir
+from neigenmaps.data.folders import default_cache_dir, first_names
 from neigenmaps.data.store import ImageStore
 from neigenmaps.errors import DataError, InputError, NonFiniteError, ShapeError, UnknownNameError
 
@@ -427,6 +427,12 @@ def spoil(zoo: Path) -> None:
     whole = (zoo / "cat" / "3.png").read_bytes()
     (zoo / "cat" / "3.png").write_bytes(whole[: len(whole) // 2])
     (zoo / "dog" / "deep" / "4.PNG").write_bytes(b"no image")
+
+
+def test_a_message_names_twenty_files_and_counts_the_rest() -> None:
+    names = [f"{number}.jpg" for number in range(23)]
+    assert first_names(names[:3]) == "0.jpg, 1.jpg, 2.jpg"
+    assert first_names(names).endswith("18.jpg, 19.jpg and 3 more")
 
 
 def test_unreadable_images_are_named_and_left_out(zoo: Path, cache: Path) -> None:
