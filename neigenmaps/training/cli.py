@@ -66,10 +66,8 @@ class StopAtInterrupt(Callback):
         self._before: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        listens = (
-            signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-        )  # Lightning, which does so in main threads only
-        if listens and threading.current_thread() is threading.main_thread():
+        lightning_listens = signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        if lightning_listens and threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGINT, self._stop)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
