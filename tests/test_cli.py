@@ -296,6 +296,7 @@ def test_unknown_subcommand(config: dict[str, Any], capsys: pytest.CaptureFixtur
         ("--model.backbone=resnet81", "unknown backbone 'resnet81': did you mean 'resnet"),
         ("--model.backbone=zzzzzz", "timm.list_models()"),
         ("--data.laws=null", "expected a law that changes images"),
+        ("--trainer.sync_batchnorm=true", "trainer.sync_batchnorm: expected GPUs"),
         ("--data.laws=[{hue: 0.1}]", "grey images"),  # seen at the first step only
         ("--model.image_size=9", "have 8x8 pixels, the model expects 9x9"),
         ("--model.width=0", "at least 1, got 0"),

@@ -261,9 +261,12 @@ class EigenmapCLI(LightningCLI):
             kwargs["plugins"] = [WholeCheckpointIO()]
         self.trainer_defaults["callbacks"] = self._callbacks(config)
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ValueError) as error:
             raise InputError(f"trainer: {error}") from error
+        if config.trainer.sync_batchnorm and trainer.strategy.root_device.type == "cpu":
+            raise InputError("trainer.sync_batchnorm: expected GPUs, got CPUs, on which torch has none: leave it false")
+        return trainer
 
     def _callbacks(self, config: Any) -> list[Callback]:
         run, folder = config.run, self.run_folder
