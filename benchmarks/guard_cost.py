@@ -24,15 +24,15 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import yaml
+from train_throughput import NoOrder, of_network
 
-from neigenmaps.data import ViewLaw, simclr_cifar_law
+from neigenmaps.data import digits_law, simclr_cifar_law
 from neigenmaps.files import whole_file
 from neigenmaps.nn import NestedLowRank
 from neigenmaps.provenance import provenance
-from neigenmaps.training import CollapseGuard, EigenmapModule, FitRitz, ViewsDataModule
+from neigenmaps.training import CollapseGuard, EigenmapModule, ViewsDataModule
 
 ROOT = Path(__file__).parent.parent
-LAW = ViewLaw(rotate=15, translate=0.1, scale=(0.9, 1.1), shear=10, gain=(0.7, 1.3), noise=0.08)  # of digits.yaml
 HOOKS = ("on_train_start", "on_before_backward", "on_before_optimizer_step", "on_train_batch_end")
 
 
@@ -64,13 +64,6 @@ class Stopwatch(pl.Callback):
         self.seconds = time.process_time() - self.started
 
 
-class NoOrder(FitRitz):
-    """Nothing at the end."""
-
-    def on_train_end(self, *given: Any) -> None: ...
-    def on_fit_end(self, *given: Any) -> None: ...
-
-
 def fit(module: EigenmapModule, data: ViewsDataModule, guard: CollapseGuard | None, steps: int) -> float:
     watch = Stopwatch()
     trainer = pl.Trainer(
@@ -92,15 +85,14 @@ def digits(guard: CollapseGuard | None, seed: int, steps: int) -> float:
     recipe = yaml.safe_load((ROOT / "configs" / "digits.yaml").read_text())
     torch.manual_seed(seed)
     module = EigenmapModule(**recipe["model"] | {"objective": NestedLowRank("octave")})
-    return fit(module, ViewsDataModule("digits", [LAW], recipe["data"]["batch_size"], seed=seed), guard, steps)
+    return fit(module, ViewsDataModule("digits", [digits_law()], recipe["data"]["batch_size"], seed=seed), guard, steps)
 
 
 def resnet(batch: int, steps: int, folder: str) -> dict[str, Any]:
     path = Path(folder) / "noise.npz"
     images = np.random.default_rng(0).integers(0, 256, (4 * batch, 32, 32, 3), dtype=np.uint8)
     np.savez(path, x_train=images, x_test=images[:8])
-    options = {"stem": "cifar", "in_chans": 3, "image_size": 32, "width": 512, "hidden": 2048, "channels_last": True}
-    module = EigenmapModule("resnet18", pixel_mean=[0.5] * 3, pixel_std=[0.25] * 3, **options)
+    module = EigenmapModule("resnet18", **of_network("resnet18"), channels_last=True)
     data = ViewsDataModule(str(path), [simclr_cifar_law()], batch, cache_dir=folder)
     guard = TimedGuard()
     guard.every = 50  # as in epochs of 100 steps and more; here no epoch is as long

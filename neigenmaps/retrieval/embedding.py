@@ -140,7 +140,8 @@ class _Job:
 
     def claim(self) -> None:
         """Find what earlier lists of images left, and say what the blocks are of; InputError when that does not fit."""
-        for description in self.parts.glob("*/job.json"):
+        described = sorted(self.parts.glob("*/job.json"))
+        for description in described:
             if json.loads(description.read_text()).get("recipe") != self.recipe:
                 raise InputError(
                     f"{self.parts} holds blocks of another job (another model, length or scaling): "
@@ -148,8 +149,7 @@ class _Job:
                 )
         if self.out.exists():
             self.earlier.add(self.out, CodeStore.load(self.out), self.images)
-        others = (path.parent for path in self.parts.glob("*/job.json") if path.parent != self.folder)
-        self.earlier_folders = sorted(others)
+        self.earlier_folders = [path.parent for path in described if path.parent != self.folder]
         for folder in self.earlier_folders:
             stores = []
             for path in sorted(folder.glob("*.safetensors")):

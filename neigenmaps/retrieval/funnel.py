@@ -38,9 +38,7 @@ if TYPE_CHECKING:
 PER_RESULT = 10  # rows each stage hands on, per row that the next one does, where no shortlists are given
 COUNTED_AT_A_TIME = 1 << 24  # numbers
 LOOKED_UP = 13  # times as long as one product of an exhaustive search takes that with a number of a listed row
-READ_ONCE = (
-    18  # times as long takes a number's reading in an exhaustive search, once for all queries (200,000 x 512, one core)
-)
+READ_ONCE = 18  # times as long as that takes a number's reading, once for all queries (200,000 x 512, one core)
 
 
 class FunnelRecall(NamedTuple):

@@ -16,6 +16,7 @@ from torch import Tensor
 from neigenmaps.errors import InputError, ShapeError
 from neigenmaps.functional.ranking import Metric, retrieval_map
 from neigenmaps.retrieval.index import TruncatedIndex
+from neigenmaps.retrieval.scoring import spectral_scale
 from neigenmaps.retrieval.store import checked_codes
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def suggest_dim(
     tried = _checked_lengths(lengths, width)
     values_K = _checked_eigenvalues(eigenvalues, rows)
     if diffusion and values_K.max() > 0:
-        rows = rows * (np.maximum(values_K / values_K.max(), 0) ** diffusion).astype(np.float32)
+        rows = rows * spectral_scale(values_K, diffusion, relative=True)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     order = torch.randperm(n_rows, generator=generator)
     queries, rest = order[:n_queries], order[n_queries:]

@@ -35,6 +35,16 @@ class SearchResult(NamedTuple):
     ids: NDArray[Any]
 
 
+def spectral_scale(eigenvalues_K: NDArray[np.float64], power: float, *, relative: bool) -> NDArray[np.float32]:
+    """Eigenvalues, those below 0 as 0, to a power. relative: to the largest, so that high powers do not vanish; it changes no
+    cosine and no order."""
+    values_K = np.maximum(eigenvalues_K, 0)
+    if relative and values_K.any():
+        values_K = values_K / values_K.max()
+    scale_K: NDArray[np.float32] = (values_K**power).astype(np.float32)
+    return scale_K
+
+
 class Scorer:
     """What makes inner products the scores of `metric` under `scaling` and `diffusion`, for codes of any length."""
 
@@ -55,10 +65,7 @@ class Scorer:
                 )
             if scaling == "sqrt_eigenvalue":
                 _refuse_scaled_already(store)
-            values_K = np.maximum(store.eigenvalues_K, 0)
-            if metric == "cosine" and values_K.any():
-                values_K = values_K / values_K.max()  # changes no cosine, and high powers do not vanish
-            self._scale_K = (values_K**power).astype(np.float32)
+            self._scale_K = spectral_scale(store.eigenvalues_K, power, relative=metric == "cosine")
 
     def comparable(self, codes: NDArray[np.float32]) -> NDArray[np.float32]:
         """Cut codes (..., m), scaled, and of length 1 under the cosine; zero rows stay zero."""
