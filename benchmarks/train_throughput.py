@@ -1,16 +1,18 @@
 """Images per second of a whole training step: ours, lightly's own recipe, a plain PyTorch loop, and the network alone.
 
-    python benchmarks/train_throughput.py                                    # 2 CPU cores: about 11 minutes
+    python benchmarks/train_throughput.py                                    # 2 CPU cores: about 15 minutes
     python benchmarks/train_throughput.py --device cuda --batch 1024 --steps 100 --precisions bf16-mixed --workers 16
     python benchmarks/train_throughput.py --backbone digits_cnn --batch 256 --steps 15 --precisions 32-true \
         --out benchmarks/results/train_throughput_small.json                 # a network that does not hide its images' cost
 
 All train a ResNet-18 with a 3x3 stem (or --backbone) and the same projector on two views of the same images, with AdamW.
 
-    ceiling       forward, backward and update on random tensors that lie on the device: no images, no loss worth the name
-    neigenmaps    `trainer.fit` of EigenmapModule and ViewsDataModule with logger and CollapseGuard, NestedLowRank
-    lightly       its SimCLRTransform, a DataLoader with workers, Lightning's Trainer, its BarlowTwinsLoss
-    plain         torchvision's transforms, a DataLoader with workers, a loop over batches, the same loss
+    ceiling              forward, backward and update on random tensors that lie on the device: no images, no loss worth the name
+    ceiling, compiled    the same, the network by torch.compile
+    neigenmaps           `trainer.fit` of EigenmapModule and ViewsDataModule with logger and CollapseGuard, NestedLowRank
+    neigenmaps, auto     the same with `compile="auto"`: compiled where the first step finds that faster
+    lightly              its SimCLRTransform, a DataLoader with workers, Lightning's Trainer, its BarlowTwinsLoss
+    plain                torchvision's transforms, a DataLoader with workers, a loop over batches, the same loss
 
 Each run is a process of its own, forked from one that has only imported, so that memory and the time to the first step are its
 own; methods alternate within a round. Steps after the warm-up count. CPU seconds (of the process and its workers) per image stand
@@ -29,6 +31,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +51,7 @@ from neigenmaps.files import whole_file
 from neigenmaps.nn import NeuralEigenmapModel
 from neigenmaps.provenance import provenance
 from neigenmaps.training import CollapseGuard, EigenmapModule, FitRitz, ViewsDataModule
+from neigenmaps.training.compiling import Compile
 
 WIDTH, HIDDEN = 512, 2048
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
@@ -158,12 +162,21 @@ def make_trainer(options: argparse.Namespace, precision: str, clock: Clock, fold
     )
 
 
-def ours(images: np.ndarray, options: argparse.Namespace, precision: str, clock: Clock, folder: str) -> None:
+def ours(
+    images: np.ndarray,
+    options: argparse.Namespace,
+    precision: str,
+    clock: Clock,
+    folder: str,
+    compile: Compile = False,
+) -> None:
     path = Path(folder) / "images.npz"
     np.savez(path, x_train=images, x_test=images[:8])
     clock.started = time.perf_counter()
     data = ViewsDataModule(str(path), laws=[simclr_cifar_law()], batch_size=options.batch, probe_size=8)
-    module = EigenmapModule(options.backbone, **of_network(options.backbone), lr=1e-3, channels_last=True)
+    module = EigenmapModule(
+        options.backbone, **of_network(options.backbone), lr=1e-3, channels_last=True, compile=compile
+    )
     callbacks = [CollapseGuard(), NoOrder()]
     make_trainer(options, precision, clock, folder, callbacks=callbacks).fit(module, datamodule=data)
 
@@ -225,21 +238,36 @@ def endless(loader: DataLoader[list[Tensor]]) -> Iterator[list[Tensor]]:
         yield from loader
 
 
-def ceiling(images: np.ndarray, options: argparse.Namespace, precision: str, clock: Clock, folder: str) -> None:
-    network = LightlyRecipe(options.backbone).to(options.device)
-    network.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+def ceiling(
+    images: np.ndarray,
+    options: argparse.Namespace,
+    precision: str,
+    clock: Clock,
+    folder: str,
+    compile: Compile = False,
+) -> None:
+    network = make_network(options.backbone).to(options.device)
+    network.backbone.to(memory_format=torch.channels_last)  # type: ignore[operator, union-attr]
+    run = torch.compile(network) if compile else network
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=True)
     views = torch.randn(2 * options.batch, 3, 32, 32, device=options.device).to(memory_format=torch.channels_last)
     for _ in range(options.steps + options.warmup):
         with torch.autocast(options.device, torch.bfloat16, enabled=precision == "bf16-mixed"):
-            codes = network.projector(network.backbone(views))
+            codes = run(views).codes
         optimizer.zero_grad()
         codes.float().square().mean().backward()
         optimizer.step()
         clock.tick()
 
 
-METHODS = {"ceiling": ceiling, "neigenmaps": ours, "lightly": lightly, "plain": plain}
+METHODS = {
+    "ceiling": ceiling,
+    "ceiling, compiled": partial(ceiling, compile=True),
+    "neigenmaps": ours,
+    "neigenmaps, auto": partial(ours, compile="auto"),
+    "lightly": lightly,
+    "plain": plain,
+}
 
 
 def in_child(name: str, images: np.ndarray, options: argparse.Namespace, precision: str) -> dict[str, float]:

@@ -18,21 +18,21 @@ from neigenmaps.errors import InputError
 from neigenmaps.nn import NeuralEigenmapModel
 from neigenmaps.nn.model import Outputs
 from neigenmaps.training.callbacks import say
-from neigenmaps.training.gather import sum_over_processes
+from neigenmaps.training.gather import process, sum_over_processes
 
 Compile = bool | Literal["auto", "reduce-overhead"]
 Network = Callable[[Tensor], Outputs]
-WARM_UP, ROUNDS = 2, 7
+WARM_UP, ROUNDS, FEWEST = 2, 7, 3
+ENOUGH_SECONDS = 10.0  # where all rounds would take longer, the fewest do: long steps vary less
 MARGIN = 0.05  # a smaller gain is within the noise of so few rounds
 
 
-class Trial(NamedTuple):
-    """Seconds of one forward and backward pass, and what compiling took; or why there is no compiled network."""
+class FirstPasses(NamedTuple):
+    """Seconds that compiling took, with the first pass, and those of a pass after it; or why there is no compiled network."""
 
     failure: str = ""
-    eager: float = 0.0
-    compiled: float = 0.0
     compiling: float = 0.0
+    compiled: float = 0.0
 
 
 def check_compile(how: Compile, device: torch.device) -> None:
@@ -49,20 +49,22 @@ def compiled_network(model: NeuralEigenmapModel, images: Sequence[Tensor], how: 
     """
     network = build(model, how)
     with _no_trace(model, images[0].device):
-        trial = try_out(model, network, images, how)
-    failures, eager, compiled = sum_over_processes(
-        torch.tensor([bool(trial.failure), trial.eager, trial.compiled], device=images[0].device)
-    ).tolist()  # float32 on all devices
-    if failures:
-        say(f"compile: {trial.failure or 'another process failed'}; the encoder stays as it is.")
-        return None
-    if how != "auto":
-        say(f"compile: the encoder is compiled, in {trial.compiling:.0f} s.")
-        return network
+        first = first_passes(model, network, images)
+        failures, second = _sums([bool(first.failure), first.compiled], images[0].device)
+        if failures:
+            say(f"compile: {first.failure or 'another process failed'}; the encoder stays as it is.")
+            return None
+        if how != "auto":
+            say(f"compile: the encoder is compiled, in {first.compiling:.0f} s.")
+            return network
+        rounds = FEWEST if 2 * ROUNDS * second > ENOUGH_SECONDS else ROUNDS
+        times = [_sums(one, images[0].device) for one in in_turns(model, (model, network), images, rounds)]
+    eager, compiled = map(statistics.median, times)
     pays = compiled < (1 - MARGIN) * eager
+    processes = process()[1]
     say(
-        f"compile: a step of the encoder takes {1e3 * trial.eager:.2f} ms as it is and {1e3 * trial.compiled:.2f} ms compiled "
-        f"(median of {ROUNDS}; {trial.compiling:.0f} s to compile): {'compiled' if pays else 'it stays as it is'}."
+        f"compile: a step of the encoder takes {1e3 * eager / processes:.2f} ms as it is and {1e3 * compiled / processes:.2f} ms "
+        f"compiled (median of {rounds}; {first.compiling:.0f} s to compile): {'compiled' if pays else 'it stays as it is'}."
     )
     return network if pays else None
 
@@ -79,20 +81,25 @@ def build(model: NeuralEigenmapModel, how: Compile) -> Network:
     return own_memory if graphs else forward
 
 
-def try_out(model: NeuralEigenmapModel, network: Network, images: Sequence[Tensor], how: Compile) -> Trial:
+def first_passes(model: NeuralEigenmapModel, network: Network, images: Sequence[Tensor]) -> FirstPasses:
     try:
-        compiling = seconds(model, network, images)
+        return FirstPasses("", seconds(model, network, images), seconds(model, network, images))
     except _failures() as error:
-        return Trial(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
-    if how != "auto":
-        return Trial(compiling=compiling)
-    times: tuple[list[float], list[float]] = ([], [])
-    networks: tuple[Network, Network] = (model, network)
-    for number in range(WARM_UP + ROUNDS):  # in turns, so that a busy machine slows both
-        for one, found in zip(networks, times, strict=True):
-            spent = seconds(model, one, images)
-            found += [spent] if number >= WARM_UP else []
-    return Trial("", statistics.median(times[0]), statistics.median(times[1]), compiling)
+        return FirstPasses(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+
+
+def in_turns(
+    model: NeuralEigenmapModel, networks: Sequence[Network], images: Sequence[Tensor], rounds: int
+) -> list[list[float]]:
+    """Seconds of each pass of each network, after warming up; in turns, so that a busy machine slows all."""
+    times = [[seconds(model, one, images) for one in networks] for _ in range(WARM_UP + rounds)]
+    return [list(column) for column in zip(*times[WARM_UP:], strict=True)]
+
+
+def _sums(values: Sequence[float], device: torch.device) -> list[float]:
+    """Over all processes; float32 on all devices."""
+    total: list[float] = sum_over_processes(torch.tensor(values, dtype=torch.float32, device=device)).tolist()
+    return total
 
 
 def seconds(model: NeuralEigenmapModel, network: Network, images: Sequence[Tensor]) -> float:

@@ -93,6 +93,15 @@ def test_what_is_faster_by_the_margin_is_kept(
     assert line.endswith("): compiled." if chosen else "it stays as it is.")
 
 
+@pytest.mark.parametrize(("seconds", "rounds"), [(0.01, compiling.ROUNDS), (1.0, compiling.FEWEST)])
+def test_long_steps_are_measured_less_often(
+    monkeypatch: pytest.MonkeyPatch, stub: Stub, capsys: pytest.CaptureFixture[str], seconds: float, rounds: int
+) -> None:
+    take(monkeypatch, 2 * seconds, seconds)
+    compiling.compiled_network(NeuralEigenmapModel(width=4, hidden=8), [torch.rand(4, 1, 8, 8)], "auto")
+    assert f"(median of {rounds};" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("how", "compiled", "used"), [("auto", 0.5, True), ("auto", 2.0, False), (True, 2.0, True)])
 def test_training_is_that_of_the_plain_encoder(
     tmp_path: Path,
@@ -129,7 +138,7 @@ def test_a_trial_leaves_no_trace(
     monkeypatch.setattr(compiling, "MARGIN", 1.0)  # never kept
     stub.failure = failure
     assert_equal_states(fit(tmp_path / "ours", few_digits, "auto"), plain[0])
-    passes = 1 if failure else 2 * (1 + compiling.WARM_UP + compiling.ROUNDS)
+    passes = 1 if failure else 2 * (2 + compiling.WARM_UP + compiling.ROUNDS)
     assert len(stub.sizes) == passes
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("compile: "))
     assert line.endswith("it stays as it is." if failure is None else "no compiler; the encoder stays as it is.")
@@ -183,7 +192,9 @@ def test_the_choice_is_of_all_processes(
 ) -> None:
     """Another process is much faster compiled, much slower, or has no compiler."""
     take(monkeypatch, 1.0, 0.9 if not chosen else 1.1)
-    monkeypatch.setattr(compiling, "sum_over_processes", lambda ours: ours + torch.tensor(theirs))
+    failed, *seconds = theirs
+    others = iter([[failed, seconds[1]], *([one] * compiling.ROUNDS for one in seconds)])
+    monkeypatch.setattr(compiling, "sum_over_processes", lambda ours: ours + torch.tensor(next(others))[: len(ours)])
     model = NeuralEigenmapModel(width=4, hidden=8)
     assert (compiling.compiled_network(model, [torch.rand(4, 1, 8, 8)], "auto") is stub) == chosen
 
