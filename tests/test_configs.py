@@ -22,6 +22,7 @@ MAIN = sorted(
 )  # nodes: tests/graphs/test_graphs_training.py
 OVERLAYS = sorted((FOLDER / "objectives").glob("*.yaml"))
 SMALL = ["--model.width=8", "--model.hidden=16", "--data.batch_size=8", "--data.probe_size=8", "--run.ritz_pairs=8"]
+SMALL += ["--model.compile=false"]  # which takes half a minute
 SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32), "path/to/folder": (3, 16, 16)}
 
 

@@ -14,10 +14,9 @@ from rich.console import Console
 from neigenmaps.commands.checkpoint import CHECKPOINT_HELP, add_place_arguments, load_model
 from neigenmaps.data import open_rows
 from neigenmaps.data.progress import showing_progress
+from neigenmaps.data.unreadable import first_names
 from neigenmaps.errors import InputError
 from neigenmaps.retrieval.embedding import embed_images
-
-NAMES_SHOWN = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
             on_block=show,
         )
     if done.skipped:
-        names = ", ".join(done.skipped[:NAMES_SHOWN]) + (", ..." if len(done.skipped) > NAMES_SHOWN else "")
+        names = first_names(done.skipped)
         console.print(f"Left out, as no image can be read from them: {names}", markup=False, soft_wrap=True)
     if done.n_missing:
         console.print(f"Encoded {done.n_encoded} images; other shards still have {done.n_missing} blocks to make.")

@@ -22,9 +22,9 @@ import multiprocessing
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,13 +38,13 @@ from neigenmaps.data.resumable import ResumableWriter
 from neigenmaps.data.shards import list_shards, shard_files, shard_root
 from neigenmaps.data.splits import DatasetSplits
 from neigenmaps.data.store import SCHEMA_VERSION, open_store
+from neigenmaps.data.unreadable import Allowed, check_unreadable, first_names
 from neigenmaps.errors import DataError
 
 DEFAULT_IMAGE_SIZE = 64
 DECODING = 2  # raised when a file's pixels come out otherwise, so that no store packed before is opened: 2 is upright
 CHUNK_IMAGES, CHUNK_BYTES = 256, 1 << 22  # that a process decodes before it hands them over
 WORTH_PROCESSES = 2_000  # images; starting them takes as long as decoding some hundred
-NAMES_IN_MESSAGE = 20  # a stopped run leaves no list of them
 
 
 def load_folder(
@@ -66,7 +66,7 @@ def load_folder(
         key = _cache_key(path, [size, parts.class_names, n_train], path, parts.train.names + parts.test.names)
         listed = lambda: parts  # noqa: E731
     stores = _open_or_pack((cache_dir or default_cache_dir()) / key, path, listed, size, max_unreadable_share)
-    _judge_unreadable(path, stores, max_unreadable_share)
+    _warn_of_unreadable(path, stores, max_unreadable_share)
     return stores
 
 
@@ -95,13 +95,6 @@ def _open_or_pack(
     return DatasetSplits(*(open_store(place) for place in places.values()))
 
 
-class Allowed(NamedTuple):
-    """Share of unreadable images among so many."""
-
-    share: float
-    images: int
-
-
 def _pack_unless_made(
     place: Path, source: str, listing: Listing, class_names: tuple[str, ...], size: int, allowed: Allowed
 ) -> None:
@@ -124,9 +117,8 @@ def _pack(
                 labels = None if listing.labels is None else torch.tensor([listing.labels[row] for row in kept])
                 writer.append(torch.from_numpy(images), labels)
             writer.save(rows.stop, skipped=skipped)
-            if len(skipped) > allowed.share * allowed.images and rows.stop < len(listing):
-                said = f"{len(skipped)} of the first {rows.stop} files can't be read as images: {first_names(skipped)}"
-                raise DataError(f"{source}: {said}. {_too_many(allowed.share)}")
+            if rows.stop < len(listing):
+                check_unreadable(source, skipped, allowed, rows.stop)
             show(len(rows))
         if len(skipped) == len(listing):
             raise DataError(f"{source}: none of {len(skipped)} files could be read: {first_names(skipped)}")
@@ -181,26 +173,14 @@ def _as_it_is(chunk: Any) -> Any:
     return chunk
 
 
-def _judge_unreadable(path: Path, splits: DatasetSplits, max_share: float) -> None:
+def _warn_of_unreadable(path: Path, splits: DatasetSplits, max_share: float) -> None:
     skipped = splits.train.skipped + splits.test.skipped
     if not skipped:
         return
-    n_files = len(splits.train) + len(splits.test) + len(skipped)
-    message = f"{path}: {len(skipped)} of {n_files} files can't be read as images: {first_names(skipped)}"
-    if len(skipped) > max_share * n_files:
-        raise DataError(f"{message}. {_too_many(max_share)}")
+    allowed = Allowed(max_share, len(splits.train) + len(splits.test) + len(skipped))
     warnings.warn(
-        f"{message}. They are left out; all names are in `ImageStore.skipped`, and in unreadable_files.txt of a run",
+        f"{check_unreadable(str(path), skipped, allowed)}. They are left out; all names are in `ImageStore.skipped`, and in "
+        "unreadable_files.txt of a run",
         UserWarning,
         stacklevel=4,
     )
-
-
-def _too_many(max_share: float) -> str:
-    return f"Repair or delete them, or raise max_unreadable_share (now {max_share:g})"
-
-
-def first_names(names: Sequence[str]) -> str:
-    """As many as a message holds, and how many more there are."""
-    more = len(names) - NAMES_IN_MESSAGE
-    return ", ".join(names[:NAMES_IN_MESSAGE]) + (f" and {more} more" if more > 0 else "")

@@ -1,7 +1,8 @@
 """A graph with features on its nodes, from edge lists, sparse matrices, files, NetworkX, PyTorch Geometric or OGB.
 
 Edges count both ways, whatever way they are given. Loops are left out and repeated edges merged: a pair of a node with itself
-says nothing about its surroundings. A `GraphWarning` counts them, and nodes without edges, once for every graph that is read.
+says nothing about its surroundings. A `GraphWarning` counts them, nodes without edges, and edges of one direction among others of
+both, as in a directed graph, once for every graph that is read.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ SPLIT_KEYS = {"train": "train_idx", "val": "val_idx", "test": "test_idx"}
 class Graph:
     """adjacency: CSR (N, N), float32, symmetric, no diagonal. features: (N, F), a float32 tensor or CSR, or None.
 
-    labels_N: -1 for unlabelled. splits: row numbers by name. n_self_loops, n_duplicates: of the edges as given; an edge given
-    once in each direction, as many formats have it, is no duplicate.
+    labels_N: -1 for unlabelled. splits: row numbers by name. n_self_loops, n_duplicates, n_one_way: of the edges as given; an edge
+    given once in each direction, as many formats have it, is no duplicate, and n_one_way is 0 where all have one direction.
     """
 
     adjacency: sp.csr_matrix
@@ -37,6 +38,7 @@ class Graph:
     splits: dict[str, Tensor] = field(default_factory=dict)
     n_self_loops: int = 0
     n_duplicates: int = 0
+    n_one_way: int = 0
 
     def __len__(self) -> int:
         return int(self.adjacency.shape[0])
@@ -99,6 +101,7 @@ def graph_from_edges(
     directed = (2 * (low * n_nodes + high) + (edges[:, 0] > edges[:, 1]))[apart]
     del low, high
     pairs, kept_weights, n_duplicates = _merged(directed, None if weights is None else weights[apart])
+    n_both_ways = len(directed) - n_duplicates - len(pairs)
     low, high = np.divmod(pairs, n_nodes)
     graph = _graph(
         _both_ways(low, high, kept_weights, n_nodes),
@@ -107,6 +110,7 @@ def graph_from_edges(
         splits,
         n_self_loops=int((~apart).sum()),
         n_duplicates=n_duplicates,
+        n_one_way=len(pairs) - n_both_ways if n_both_ways else 0,
     )
     _warn_of(graph)
     return graph
@@ -268,6 +272,7 @@ def _warn_of(graph: Graph) -> None:
     found = [
         (graph.n_self_loops, "self-loop(s) (left out)"),
         (graph.n_duplicates, "repeated edge(s) (each counts once, with its largest weight)"),
+        (graph.n_one_way, "edge(s) of one direction where others have both (they count both ways)"),
         (len(graph.isolated), "node(s) without edges (known by their own features alone)"),
     ]
     parts = [f"{count:,} {what}" for count, what in found if count]

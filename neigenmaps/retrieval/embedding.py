@@ -14,7 +14,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from neigenmaps.data import ImageRows
-from neigenmaps.data.folders import first_names
+from neigenmaps.data.unreadable import Allowed, check_unreadable
 from neigenmaps.errors import CheckpointError, DataError, InputError
 from neigenmaps.files import whole_file
 from neigenmaps.nn import NeuralEigenmapModel
@@ -85,6 +85,7 @@ def embed_images(
     if job.is_finished():
         return job.report()
     job.claim()
+    allowed = Allowed(max_unreadable_share, len(images))
     starts = range(0, len(images), block)
     n_encoded, n_kept, skipped = 0, 0, list(job.skipped())
     for number in range(len(starts))[index::n_shards]:
@@ -94,12 +95,12 @@ def embed_images(
             n_encoded, n_kept = n_encoded + encoded, n_kept + kept
             skipped += unread
         on_block(len(rows))
-        _judge(skipped, len(images), max_unreadable_share)
+        check_unreadable(images.source, skipped, allowed)
     n_missing = sum(not job.has(number) for number in range(len(starts)))
     if n_missing:
         return EmbedReport(job.out, n_encoded, job.skipped(), n_missing, n_kept, job.earlier.n_gone)
     if not job.is_finished():
-        job.join(len(starts), max_unreadable_share)
+        job.join(len(starts), allowed)
     return job.report(n_encoded, n_kept)
 
 
@@ -194,10 +195,10 @@ class _Job:
         listings = sorted(self.folder.glob("[0-9]*.json"))
         return tuple(name for listing in listings for name in json.loads(listing.read_text())["skipped"])
 
-    def join(self, n_blocks: int, max_unreadable_share: float) -> None:
+    def join(self, n_blocks: int, allowed: Allowed) -> None:
         try:
             skipped = self.skipped()
-            _judge(skipped, len(self.images), max_unreadable_share)
+            check_unreadable(self.images.source, skipped, allowed)
             counts = [json.loads(self._listing(number).read_text())["n_codes"] for number in range(n_blocks)]
             if not any(counts):
                 raise DataError(f"{self.images.source}: none of {len(self.images)} images can be read")
@@ -269,11 +270,3 @@ class _EarlierCodes:
 
 def _digest(*facts: str | int) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-def _judge(skipped: Sequence[str], n_images: int, max_share: float) -> None:
-    if len(skipped) > max_share * n_images:
-        raise DataError(
-            f"{len(skipped)} of {n_images} files can't be read as images: {first_names(skipped)}. Repair or delete them, or raise "
-            f"max_unreadable_share (now {max_share}); what was encoded is kept"
-        )

@@ -111,9 +111,9 @@ class CollapseGuard(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        sharded = any(isinstance(gradient, DTensor) for gradient in gradients)
-        parts = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
-        size = torch.stack([*torch._foreach_norm(parts), self._loss]).sum()  # NaN and infinity pass through sums
+        if sharded := type(gradients[0]) is DTensor:  # FSDP shards all parameters or none
+            gradients = [gradient.to_local() for gradient in gradients]
+        size = torch.stack([*torch._foreach_norm(gradients), self._loss]).sum()  # NaN and infinity pass through sums
         if sharded:  # else gradients are equal on all processes
             size = sum_over_processes(size)
         bad = (size - size) != 0  # as NaN is; isfinite is of several kernels

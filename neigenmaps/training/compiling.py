@@ -24,7 +24,7 @@ Compile = bool | Literal["auto", "reduce-overhead"]
 Network = Callable[[Tensor], Outputs]
 WARM_UP, ROUNDS, FEWEST = 2, 7, 3
 ENOUGH_SECONDS = 10.0  # where all rounds would take longer, the fewest do: long steps vary less
-MARGIN = 0.05  # a smaller gain is within the noise of so few rounds
+MARGIN = 0.03  # a smaller gain is within the noise of so few rounds
 
 
 class FirstPasses(NamedTuple):

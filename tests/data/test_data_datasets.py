@@ -18,8 +18,9 @@ from torchvision.transforms.v2 import functional as tv
 
 import neigenmaps.data.folders
 from neigenmaps.data.datasets import DATASETS, load_splits
-from neigenmaps.data.folders import default_cache_dir, first_names
+from neigenmaps.data.folders import default_cache_dir
 from neigenmaps.data.store import ImageStore
+from neigenmaps.data.unreadable import first_names
 from neigenmaps.errors import DataError, InputError, NonFiniteError, ShapeError, UnknownNameError
 
 

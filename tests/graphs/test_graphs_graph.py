@@ -149,7 +149,11 @@ def test_edges_merge_as_in_a_dictionary() -> None:
     np.testing.assert_array_equal(graph.adjacency.toarray(), dense)
     plain = graph_from_edges(edges, 25)
     np.testing.assert_array_equal(plain.adjacency.toarray(), dense > 0)
-    assert {(one.n_self_loops, one.n_duplicates) for one in (graph, plain)} == {(loops, repeated)}
+    one_way = sum((b, a) not in seen for a, b in seen)
+    assert 0 < one_way < len(seen)
+    assert {(one.n_self_loops, one.n_duplicates, one.n_one_way) for one in (graph, plain)} == {
+        (loops, repeated, one_way)
+    }
 
 
 @pytest.mark.parametrize(
@@ -157,9 +161,11 @@ def test_edges_merge_as_in_a_dictionary() -> None:
     [
         (EDGES, ["1 node(s) without edges"]),
         ([*EDGES, [4, 4], [3, 4]], ["1 self-loop(s)"]),
-        ([*EDGES, [3, 4], [0, 1], [0, 1], [1, 0]], ["2 repeated edge(s)"]),
+        ([*EDGES, *EDGES[:, ::-1], [3, 4], [0, 1], [0, 1]], ["2 repeated edge(s)", "1 edge(s) of one direction"]),
         ([*EDGES, [0, 0], [0, 1]], ["1 self-loop(s)", "1 repeated edge(s)", "1 node(s) without edges"]),
-        ([*EDGES, [3, 4], [4, 3]], []),
+        ([*EDGES, [3, 4]], []),
+        ([*EDGES, *EDGES[:, ::-1], [3, 4], [4, 3]], []),
+        ([*EDGES, [3, 4], [4, 3]], [f"{len(EDGES)} edge(s) of one direction"]),
     ],
 )
 def test_what_a_graph_leaves_out_is_said_once(edges: list, words: list[str], tmp_path: Path) -> None:
@@ -178,7 +184,7 @@ def test_what_a_graph_leaves_out_is_said_once(edges: list, words: list[str], tmp
         NeuralEigenmap(1, pairs=graph, max_steps=1, hidden=8).fit(FEATURES)
     assert {one.category for one in said} <= {GraphWarning}
     assert len(said) == (4 if words else 0)
-    kinds = ("self-loop(s)", "repeated edge(s)", "node(s) without edges")
+    kinds = ("self-loop(s)", "repeated edge(s)", "of one direction", "node(s) without edges")
     for one in said:
         assert all(word in str(one.message) for word in words)
         assert sum(kind in str(one.message) for kind in kinds) == len(words)
