@@ -24,6 +24,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import yaml
+from quiet import quiet_trainer
 from train_throughput import NoOrder, of_network
 
 from neigenmaps.data import digits_law, simclr_cifar_law
@@ -66,15 +67,8 @@ class Stopwatch(pl.Callback):
 
 def fit(module: EigenmapModule, data: ViewsDataModule, guard: CollapseGuard | None, steps: int) -> float:
     watch = Stopwatch()
-    trainer = pl.Trainer(
+    trainer = quiet_trainer(
         max_steps=steps,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
         callbacks=[watch, *([] if guard is None else [guard]), NoOrder()],
     )
     trainer.fit(module, datamodule=data)

@@ -16,19 +16,19 @@ import statistics
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from multiway_data import resnet_features
 from PIL import Image
+from quiet import quiet_trainer
 from safetensors.torch import load_file
 from torch import Tensor
 
-from neigenmaps.data import ImageStore, ViewLaw, load_splits
+from neigenmaps.data import ImageStore, load_splits, simclr_cifar_law
 from neigenmaps.errors import IdentifiabilityWarning
 from neigenmaps.evaluation import knn_accuracy
 from neigenmaps.evaluation.alignments import Alignment, read_alignments
@@ -44,16 +44,7 @@ from neigenmaps.training import AlignmentMonitor, EigenmapModule, ViewsDataModul
 RESULTS = Path(__file__).parent / "results"
 N_TRAIN, N_PROBE, BATCH, EPOCHS = 10_000, 1_000, 256, 8
 NETWORKS = ("resnet20", "resnet32", "resnet44", "resnet56")
-LAW = ViewLaw(
-    crop_scale=(0.3, 1.0),
-    flip=0.5,
-    jitter_prob=0.8,
-    brightness=0.4,
-    contrast=0.4,
-    saturation=0.4,
-    hue=0.1,
-    grayscale=0.2,
-)
+LAW = replace(simclr_cifar_law(), crop_scale=(0.3, 1.0))
 
 
 @dataclass(frozen=True)
@@ -126,16 +117,10 @@ def train(objective: Objective, seed: int, data: ViewsDataModule, folder: Path, 
         n_permutations=99,
         cache=str(folder.parent / "references"),
     )
-    trainer = pl.Trainer(
+    trainer = quiet_trainer(
         default_root_dir=folder,
         max_epochs=EPOCHS,
-        accelerator="cpu",
         callbacks=[watch],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
     )
     started = time.process_time()
     trainer.fit(module, datamodule=data)

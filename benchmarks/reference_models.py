@@ -10,9 +10,9 @@ import argparse
 import json
 from pathlib import Path
 
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from quiet import quiet_trainer
 
 from neigenmaps.data import digits_law
 from neigenmaps.evaluation import knn_accuracy
@@ -42,14 +42,8 @@ def digits(seed: int) -> ViewsDataModule:
 def self_supervised(objective: Objective, seed: int) -> NeuralEigenmapModel:
     torch.manual_seed(seed)
     module = EigenmapModule(**NETWORK, width=64, objective=objective, lr=LR)
-    trainer = pl.Trainer(
+    trainer = quiet_trainer(
         max_epochs=EPOCHS,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
     )
     trainer.fit(module, datamodule=digits(seed))
     return module.model

@@ -28,6 +28,7 @@ import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from quiet import quiet_trainer
 from torch import Tensor
 
 from neigenmaps.data import DatasetSplits, ImageStore, ViewLaw, digits_law, load_splits, mnist_law, simclr_cifar_law
@@ -109,16 +110,7 @@ def fit(
         objective=OBJECTIVES[objective](),
         channels_last=True,
     )
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    order = FitRitz(pairs=TRAIN_ROWS)
-    trainer = pl.Trainer(
-        max_epochs=epochs or problem.epochs, accelerator="cpu", limit_val_batches=0, callbacks=[order], **quiet
-    )
+    trainer = quiet_trainer(max_epochs=epochs or problem.epochs, callbacks=[FitRitz(pairs=TRAIN_ROWS)])
     trainer.fit(module, datamodule=data)
     return module, data
 

@@ -42,6 +42,7 @@ from lightly.loss import BarlowTwinsLoss
 from lightly.transforms import SimCLRTransform
 from PIL import Image
 from pytorch_lightning.loggers import CSVLogger
+from quiet import quiet_trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
@@ -145,7 +146,7 @@ class LightlyRecipe(pl.LightningModule):
 
 
 def make_trainer(options: argparse.Namespace, precision: str, clock: Clock, folder: str, **more: Any) -> pl.Trainer:
-    return pl.Trainer(
+    return quiet_trainer(
         max_steps=options.steps + options.warmup,
         max_epochs=-1,
         accelerator="gpu" if options.device == "cuda" else "cpu",
@@ -153,10 +154,6 @@ def make_trainer(options: argparse.Namespace, precision: str, clock: Clock, fold
         precision=precision,
         logger=CSVLogger(folder),
         log_every_n_steps=10,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
         callbacks=[Tick(clock), *more.pop("callbacks", [])],
         **more,
     )
