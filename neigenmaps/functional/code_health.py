@@ -49,7 +49,7 @@ def code_health(codes_BK: Tensor) -> CodeHealth[Tensor]:
     codes *= alive_K / (len(codes) * variance_K).clamp_min(torch.finfo(codes.dtype).tiny).sqrt()
     correlation_KK = codes.T @ codes
     n_alive = alive_K.sum(dtype=codes.dtype)
-    squares = correlation_KK.square().sum().clamp_min(1)
+    squares = torch.linalg.vector_norm(correlation_KK).square().clamp_min(1)
     rank = n_alive.square() / squares
     independent = n_alive + n_alive * (n_alive - 1) / len(codes)  # what squares would be
     copies = (correlation_KK.abs_() > COPY).triu_(1).any(0).to(codes.dtype).mean()

@@ -77,7 +77,7 @@ class CollapseGuard(Callback):
         self._largest_variance = 0.0
         self._streak = 0
         self._suspicious = ""  # what the last check found
-        self._flags: list[Tensor] = []
+        self._flags: list[Tensor | bool] = []
         self._batches: list[tuple[int, int]] = []  # epoch and number of each step since the last check
         self._snapshot: Snapshot | None = None
         self._buffers: list[Tensor] = []
@@ -116,15 +116,13 @@ class CollapseGuard(Callback):
         size = torch.stack([*torch._foreach_norm(gradients), self._loss]).sum()  # NaN and infinity pass through sums
         if sharded:  # else gradients are equal on all processes
             size = sum_over_processes(size)
-        bad = (size - size) != 0  # as NaN is; isfinite is of several kernels
+        bad = not_finite(size)
         self._flags.append(bad)
         self._batches.append((trainer.current_epoch, trainer.fit_loop.batch_idx))
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             return
-        waits = bad.device.type != "cpu"  # to ask there would be to wait
-        if waits and getattr(
-            optimizer, "_step_supports_amp_scaling", False
-        ):  # by this name GradScaler knows who reads the flag
+        reads_flag = getattr(optimizer, "_step_supports_amp_scaling", False)  # as GradScaler asks
+        if reads_flag and isinstance(bad, Tensor):
             optimizer.found_inf = bad.to(torch.float32)  # type: ignore[attr-defined]
         elif bad:
             for group in optimizer.param_groups:
@@ -150,7 +148,7 @@ class CollapseGuard(Callback):
         if not self._buffers:
             return
         bad = self._flags[-1]
-        if bad.device.type != "cpu":  # to ask would be to wait
+        if isinstance(bad, Tensor):
             torch.where(bad, self._kept, flat(self._buffers), out=self._kept)
             torch._foreach_copy_(self._buffers, self._kept_parts)
         elif bad:
@@ -182,7 +180,8 @@ class CollapseGuard(Callback):
         """The one place that waits for the device. All processes read the same: the mean of their codes' health."""
         health = code_health(outputs["codes"][0])
         numbers = torch.stack([*health, outputs["loss"].detach()]).to(torch.float64)
-        shared = sum_over_processes(torch.cat([numbers, torch.stack(self._flags)])) / process()[1]
+        flags = torch.stack([torch.as_tensor(flag, device=numbers.device) for flag in self._flags])
+        shared = sum_over_processes(torch.cat([numbers, flags])) / process()[1]
         *of_codes, loss = (found := shared.tolist())[: len(numbers)]
         return Reading(step, loss, [flag != 0 for flag in found[len(numbers) :]], CodeHealth(*of_codes))
 
@@ -301,6 +300,13 @@ class CollapseGuard(Callback):
             with whole_file(path.with_suffix(".pt")) as unfinished:
                 torch.save({"batch": batch, "codes": outputs["codes"].cpu(), "epoch_and_batch": place}, unfinished)
         return path
+
+
+def not_finite(size: Tensor) -> Tensor | bool:
+    """On the CPU an answer; elsewhere a flag on the device, as to ask would be to wait."""
+    if size.device.type == "cpu":
+        return not math.isfinite(size.item())
+    return (size - size) != 0  # isfinite is of several kernels
 
 
 def running_statistics(norm: _BatchNorm) -> list[Tensor]:
