@@ -34,7 +34,7 @@ from quiet import quiet_trainer
 from train_throughput import HIDDEN, MEAN, STD, WIDTH, make_network
 
 from neigenmaps.data import BatchAugmentation, simclr_cifar_law
-from neigenmaps.evaluation import knn_accuracy, linear_probe_accuracy
+from neigenmaps.evaluation import code_lengths, knn_accuracy, linear_probe_accuracy
 from neigenmaps.files import whole_file
 from neigenmaps.nn import BarlowTwins, NestedLowRank, NeuralEigenmap, Objective, SimCLR, SpectralContrastive, VICReg
 from neigenmaps.provenance import provenance
@@ -132,7 +132,9 @@ def throughput(options: argparse.Namespace) -> dict[str, Any]:
     sizes |= {"rounds": 1 if options.smoke else 3, "images": 8 * options.batch}
     arguments = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
     precisions = ["32-true"] if options.smoke else ["bf16-mixed"]
-    arguments += ["--methods", "ceiling", "neigenmaps", "lightly", "plain"] if options.smoke else []  # compiling takes long
+    arguments += (
+        ["--methods", "ceiling", "neigenmaps", "lightly", "plain"] if options.smoke else []
+    )  # compiling takes long
     return of_script("train_throughput.py", [*arguments, "--device", options.device, "--precisions", *precisions])
 
 
@@ -176,7 +178,8 @@ def pretrain(options: argparse.Namespace) -> dict[str, Any]:
     trainer.fit(module, datamodule=data)
     wait(options.device)
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-    model, scores = module.model.to(options.device), {}  # Lightning leaves it on the CPU
+    model = module.model.to(options.device)  # Lightning leaves it on the CPU
+    scores: dict[str, dict[str, Any]] = {}
     train, test = data.splits
     known = train.thin_rows(options.bank)
     images = train.images_NCHW[known], test.images_NCHW
@@ -187,6 +190,11 @@ def pretrain(options: argparse.Namespace) -> dict[str, Any]:
         bank, queries = (model.encode(part, space=space) for part in images)  # type: ignore[arg-type]
         scores[space] = {"knn": knn_accuracy(bank, labels[0], queries, labels[1])}
         scores[space]["linear"] = linear_probe_accuracy(bank, labels[0], queries, labels[1])
+        if space == "eigenmap":
+            scores[space]["knn_by_length"] = {
+                length: knn_accuracy(bank[:, :length], labels[0], queries[:, :length], labels[1])
+                for length in code_lengths(bank.shape[1])
+            }
     return {
         "objective": options.objective,
         "network": options.network,
