@@ -33,7 +33,6 @@ from neigenmaps.training.sharding import whole
 GALLERY_IMAGES = 2_000  # enough to show extremes of each function
 HARMLESS = (  # warnings of Lightning that no user can act on
     "Checkpoint directory .* exists and is not empty",  # config.yaml lies in it already
-    "The number of training batches .* is smaller than the logging interval",  # steps are counted over epochs
     "The dirpath has changed",  # a resumed run has a folder of its own
     "FSDP2-wrapped module .* returned a view tensor",  # which nobody changes in place
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # its own use of torch

@@ -92,8 +92,14 @@ def graph_from_edges(
             f"{f' and {others} more' if others else ''}: is the number of nodes right, does counting start at 0?"
         )
     weights = None if weights_E is None else np.asarray(_numeric("weights", weights_E), dtype=np.float32)
-    if weights is not None and (weights.shape != (len(edges),) or not (np.isfinite(weights) & (weights > 0)).all()):
-        raise InputError(f"expected {len(edges)} finite weights above 0, got shape {weights.shape}")
+    if weights is not None and weights.shape != (len(edges),):
+        raise InputError(f"expected {len(edges)} finite weights above 0, one for each edge, got shape {weights.shape}")
+    if weights is not None and not (right := np.isfinite(weights) & (weights > 0)).all():
+        row = int((~right).argmax())
+        raise InputError(
+            f"expected {len(edges)} finite weights above 0, got {weights[row]} in row {row} and {int((~right).sum()) - 1} more "
+            "that are not: leave such edges out"
+        )
     low, high = edges.min(axis=1).astype(np.int64), edges.max(axis=1).astype(np.int64)
     apart = low != high
     if not apart.any():

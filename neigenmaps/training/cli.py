@@ -171,6 +171,8 @@ class EigenmapCLI(LightningCLI):
             (self.model.check_resume if fitting else self.model.check_checkpoint)(self.checkpoint)
             self.first_step = int(self.checkpoint["global_step"])
             self.checkpoint = None  # Lightning reads its own copy
+            if fitting:
+                self._tell_of_changes(Path(self.config.fit.ckpt_path))
         elif fitting and self.config.fit.resume == "auto":
             self._resume()
 
@@ -185,6 +187,23 @@ class EigenmapCLI(LightningCLI):
         say(f"Going on from {found.path} (step {found.step}).")
         self.config_init.fit.ckpt_path = str(found.path)
         self.first_step = found.step
+        self._tell_of_changes(found.path)
+
+    def _tell_of_changes(self, checkpoint: Path) -> None:
+        """In a line each: settings that are others from here on, and a longer or shorter schedule."""
+        record = checkpoint.parent / "config.yaml"
+        if not record.exists():
+            return
+        if differ := self._differing(record):
+            say(
+                f"Trained so far with other settings: {', '.join(differ)}. This run's hold from here on, but for learning rate and "
+                "weight decay, which stay the checkpoint's."
+            )
+        for name, (theirs, ours) in self._changed(record, "trainer", ["max_epochs", "max_steps"]).items():
+            say(
+                f"{name} was {theirs} and is {ours}: the learning rate goes on where the schedule of this length is after "
+                f"step {self.first_step}."
+            )
 
     def _check_same_run(self, path: Path, checkpoint: dict[str, Any]) -> None:
         """CheckpointError unless the checkpoint comes from a run with the settings of this one, as its `config.yaml` tells."""
@@ -192,17 +211,30 @@ class EigenmapCLI(LightningCLI):
         record = path.parent / "config.yaml"
         if not record.exists():
             raise CheckpointError("no config.yaml beside it says what it was trained with")
+        if differ := self._differing(record):
+            raise CheckpointError(f"trained with other settings: {', '.join(differ)}")
+
+    def _differing(self, record: Path) -> list[str]:
+        """Settings of which a run's result depends, length apart, and that are others here than in its `config.yaml`."""
+        parts: dict[str, list[str] | None] = {
+            "": ["seed_everything"],
+            "model": None,
+            "data": None,
+            "run": ["ema_decay"],
+        }
+        return [name for part, names in parts.items() for name in self._changed(record, part, names)]
+
+    def _changed(self, record: Path, part: str, names: list[str] | None) -> dict[str, tuple[Any, Any]]:
+        """Theirs and ours by full name, of one part of the settings (none: the whole) and some of its names, or all."""
         theirs = yaml.safe_load(record.read_text())
         ours = yaml.safe_load(self._parser("fit").dump(self.config.fit, skip_none=False))
-        differ = [
-            f"{part}.{name}" if part else name
-            for part, names in (("", ["seed_everything"]), ("model", ours["model"]), ("data", ours["data"]))
-            for name in names
-            if name not in SAME_RESULT
-            and (theirs.get(part, {}) if part else theirs).get(name) != (ours[part] if part else ours)[name]
-        ]
-        if differ:
-            raise CheckpointError(f"trained with other settings: {', '.join(differ)}")
+        if part:
+            theirs, ours = theirs.get(part, {}), ours[part]
+        return {
+            f"{part}.{name}" if part else name: (theirs.get(name), ours[name])
+            for name in (ours if names is None else names)
+            if name not in SAME_RESULT and theirs.get(name) != ours[name]
+        }
 
     def fit(self, **arguments: Any) -> None:
         """`trainer.fit`, in `fit_seconds`. Ctrl-C and SIGTERM end with the command that resumes, all steps saved, and the exit

@@ -186,6 +186,11 @@ class ViewsDataModule(RowsDataModule):
             raise InputError(
                 f"batch_size {self.batch_size} exceeds the {len(train)} training images: lower data.batch_size"
             )
+        side = min(train.images_NCHW.shape[-2:])
+        if self.small_views is not None and self.small_views.size > side:
+            raise InputError(
+                f"data.small_views: expected a size of at most {side} pixels, the images' side, got {self.small_views.size}"
+            )
         bank, queries = (store.thin(self.probe_size) for store in (train, test))
         self.probe_bank = len(bank)
         labels = None

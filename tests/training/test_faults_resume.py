@@ -189,9 +189,10 @@ def test_resume_takes_the_newest_good_one(runs: Path) -> None:
         ({"model": {"lr": 0.02}}, "trained with other settings: model.lr"),
         ({"model": {"width": 5}}, "the checkpoint holds another model: width is 4 there and 5 here"),
         ({"data": {"batch_size": 17}}, "trained with other settings: data.batch_size"),
+        ({"run": {"ema_decay": 0.5}}, "trained with other settings: run.ema_decay"),
         ({"trainer": {"max_epochs": 3}, "data": {"resident": True}}, None),
     ],
-    ids=["seed", "learning rate", "model", "batch size", "only longer"],
+    ids=["seed", "learning rate", "model", "batch size", "averaging", "only longer"],
 )
 def test_resume_auto_keeps_to_runs_of_the_same_settings(
     config: dict[str, Any],
@@ -213,11 +214,29 @@ def test_resume_auto_keeps_to_runs_of_the_same_settings(
     printed = capsys.readouterr().out
     if said is None:
         assert f"Going on from {runs / 'old' / 'last.ckpt'} (step 8)." in printed
+        assert "trainer.max_epochs was 2 and is 3: the learning rate goes on" in " ".join(printed.split())
         assert read_checkpoint(runs / "new" / "last.ckpt")["global_step"] == 12
     else:
         assert f"No checkpoint to go on from in {runs}: starting anew." in printed
         for name in ("last", "epoch=0", "epoch=1"):
             assert f"Skipped: {runs / 'old' / name}.ckpt: {said}" in printed
+
+
+def test_a_given_checkpoint_of_other_settings_goes_on_and_says_so(
+    config: dict[str, Any], tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config["run"]["version"] = "new"
+    command = ["fit", "--config", write_config(config, tmp_path), f"--ckpt_path={runs / 'old' / 'epoch=0.ckpt'}"]
+    changes = ["--model.lr=0.02", "--data.batch_size=17", "--trainer.max_steps=9", "--trainer.callbacks=null"]
+    train([*command, *changes])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Trained so far with other settings: model.lr, data.batch_size." in printed
+    assert "trainer.max_steps was -1 and is 9: the learning rate goes on" in printed
+    rates = [
+        group["initial_lr"]
+        for group in read_checkpoint(runs / "new" / "last.ckpt")["optimizer_states"][0]["param_groups"]
+    ]
+    assert set(rates) == {config["model"]["lr"]}  # as the line says: the checkpoint's
 
 
 def test_resume_auto_wants_to_know_the_settings(

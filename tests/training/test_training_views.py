@@ -42,6 +42,11 @@ def test_what_is_measured_has_two_views(few_digits: Path) -> None:
     assert next(data.training_views(1, torch.device("cpu"))).shape[0] == 2
 
 
+def test_small_views_are_no_larger_than_the_images(few_digits: Path) -> None:
+    with pytest.raises(InputError, match="at most 8 pixels, the images' side, got 9"):
+        make_data(few_digits, small_views=SmallViews((ViewLaw(flip=0.5),), size=9)).setup()
+
+
 @pytest.mark.parametrize("changes", [{"n_views": 3}, {"small_views": SMALL}])
 def test_training(tmp_path: Path, few_digits: Path, changes: dict[str, Any]) -> None:
     module = make_module()
