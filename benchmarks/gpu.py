@@ -36,13 +36,22 @@ from train_throughput import HIDDEN, MEAN, STD, WIDTH, make_network
 from neigenmaps.data import BatchAugmentation, simclr_cifar_law
 from neigenmaps.evaluation import code_lengths, knn_accuracy, linear_probe_accuracy
 from neigenmaps.files import whole_file
-from neigenmaps.nn import BarlowTwins, NestedLowRank, NeuralEigenmap, Objective, SimCLR, SpectralContrastive, VICReg
+from neigenmaps.nn import (
+    BarlowTwins,
+    NestedLowRank,
+    NeuralEigenmap,
+    Objective,
+    SimCLR,
+    SpectralContrastive,
+    VICReg,
+)
 from neigenmaps.provenance import provenance
 from neigenmaps.training import CollapseGuard, EigenmapModule, FitRitz, ViewsDataModule
 
 HERE = Path(__file__).parent
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "neigenmaps": lambda: NestedLowRank("octave"),
+    "rows": lambda: NestedLowRank("octave", row_power=40.0),
     "short": lambda: NestedLowRank("octave", 2.5, 0.5),
     "sequential": lambda: NestedLowRank("sequential"),
     "neural_eigenmap": lambda: NeuralEigenmap(alpha=0.5),

@@ -9,7 +9,15 @@ from torch import Tensor
 from neigenmaps.errors import InputError
 from neigenmaps.functional.eigenmap import nested_low_rank_loss, spectral_contrastive_loss
 from neigenmaps.functional.multi_view import centred, over_pairs, pair_weights
-from neigenmaps.nn import BarlowTwins, NestedLowRank, NeuralEigenmap, Objective, SimCLR, SpectralContrastive, VICReg
+from neigenmaps.nn import (
+    BarlowTwins,
+    NestedLowRank,
+    NeuralEigenmap,
+    Objective,
+    SimCLR,
+    SpectralContrastive,
+    VICReg,
+)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -42,6 +50,7 @@ def test_equal_weights_across_groups_would_not_be_positive() -> None:
 OBJECTIVES = [
     NestedLowRank("sequential"), NestedLowRank("octave"), NeuralEigenmap(), NeuralEigenmap(cross_half=True),
     SpectralContrastive(), BarlowTwins(), VICReg(), SimCLR(),
+    NestedLowRank("octave", row_power=2.0),
 ]  # fmt: skip
 
 
