@@ -36,15 +36,7 @@ from train_throughput import HIDDEN, MEAN, STD, WIDTH, make_network
 from neigenmaps.data import BatchAugmentation, simclr_cifar_law
 from neigenmaps.evaluation import code_lengths, knn_accuracy, linear_probe_accuracy
 from neigenmaps.files import whole_file
-from neigenmaps.nn import (
-    BarlowTwins,
-    NestedLowRank,
-    NeuralEigenmap,
-    Objective,
-    SimCLR,
-    SpectralContrastive,
-    VICReg,
-)
+from neigenmaps.nn import BarlowTwins, NestedLowRank, NeuralEigenmap, Objective, SimCLR, SpectralContrastive, VICReg
 from neigenmaps.provenance import provenance
 from neigenmaps.training import CollapseGuard, EigenmapModule, FitRitz, ViewsDataModule
 
@@ -141,9 +133,8 @@ def throughput(options: argparse.Namespace) -> dict[str, Any]:
     sizes |= {"rounds": 1 if options.smoke else 3, "images": 8 * options.batch}
     arguments = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
     precisions = ["32-true"] if options.smoke else ["bf16-mixed"]
-    arguments += (
-        ["--methods", "ceiling", "neigenmaps", "lightly", "plain"] if options.smoke else []
-    )  # compiling takes long
+    if options.smoke:  # compiling takes long
+        arguments += ["--methods", "ceiling", "neigenmaps", "lightly", "plain"]
     return of_script("train_throughput.py", [*arguments, "--device", options.device, "--precisions", *precisions])
 
 

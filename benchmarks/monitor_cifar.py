@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gpu import NETWORKS as ENCODERS
 from multiway_data import resnet_features
 from PIL import Image
 from quiet import quiet_trainer
@@ -99,14 +100,13 @@ def pack(folder: Path, runs: Path) -> Path:
 def train(objective: Objective, seed: int, data: ViewsDataModule, folder: Path, known: dict[str, Reference]) -> None:
     torch.manual_seed(seed)
     module = EigenmapModule(
-        "resnet10t",
+        **ENCODERS["narrow"],
         in_chans=3,
         image_size=32,
         width=64,
         hidden=256,
         pixel_mean=(0.4914, 0.4822, 0.4465),
         pixel_std=(0.2470, 0.2435, 0.2616),
-        backbone_options={"channels": [32, 64, 128, 256], "stem_width": 16},
         objective=objective,
         channels_last=True,
     )

@@ -194,12 +194,13 @@ class EigenmapCLI(LightningCLI):
         record = checkpoint.parent / "config.yaml"
         if not record.exists():
             return
-        if differ := self._differing(record):
+        settings = self._settings(record)
+        if differ := differing(*settings):
             say(
                 f"Trained so far with other settings: {', '.join(differ)}. This run's hold from here on, but for learning rate and "
                 "weight decay, which stay the checkpoint's."
             )
-        for name, (theirs, ours) in self._changed(record, "trainer", ["max_epochs", "max_steps"]).items():
+        for name, (theirs, ours) in changed(*settings, "trainer", ["max_epochs", "max_steps"]).items():
             say(
                 f"{name} was {theirs} and is {ours}: the learning rate goes on where the schedule of this length is after "
                 f"step {self.first_step}."
@@ -211,30 +212,13 @@ class EigenmapCLI(LightningCLI):
         record = path.parent / "config.yaml"
         if not record.exists():
             raise CheckpointError("no config.yaml beside it says what it was trained with")
-        if differ := self._differing(record):
+        if differ := differing(*self._settings(record)):
             raise CheckpointError(f"trained with other settings: {', '.join(differ)}")
 
-    def _differing(self, record: Path) -> list[str]:
-        """Settings of which a run's result depends, length apart, and that are others here than in its `config.yaml`."""
-        parts: dict[str, list[str] | None] = {
-            "": ["seed_everything"],
-            "model": None,
-            "data": None,
-            "run": ["ema_decay"],
-        }
-        return [name for part, names in parts.items() for name in self._changed(record, part, names)]
-
-    def _changed(self, record: Path, part: str, names: list[str] | None) -> dict[str, tuple[Any, Any]]:
-        """Theirs and ours by full name, of one part of the settings (none: the whole) and some of its names, or all."""
-        theirs = yaml.safe_load(record.read_text())
-        ours = yaml.safe_load(self._parser("fit").dump(self.config.fit, skip_none=False))
-        if part:
-            theirs, ours = theirs.get(part, {}), ours[part]
-        return {
-            f"{part}.{name}" if part else name: (theirs.get(name), ours[name])
-            for name in (ours if names is None else names)
-            if name not in SAME_RESULT and theirs.get(name) != ours[name]
-        }
+    def _settings(self, record: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Those of a run's `config.yaml`, and those of this one."""
+        ours = self._parser("fit").dump(self.config.fit, skip_none=False)
+        return yaml.safe_load(record.read_text()), yaml.safe_load(ours)
 
     def fit(self, **arguments: Any) -> None:
         """`trainer.fit`, in `fit_seconds`. Ctrl-C and SIGTERM end with the command that resumes, all steps saved, and the exit
@@ -324,6 +308,25 @@ class EigenmapCLI(LightningCLI):
     def ordering(self, pairs: int, checkpoint: Path | None) -> Callback:
         """What puts the functions in order at the end."""
         return FitRitz(pairs, checkpoint)
+
+
+def differing(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """Names of settings of which a run's result depends, length apart, and that are not the same."""
+    parts: dict[str, list[str] | None] = {"": ["seed_everything"], "model": None, "data": None, "run": ["ema_decay"]}
+    return [name for part, names in parts.items() for name in changed(theirs, ours, part, names)]
+
+
+def changed(
+    theirs: dict[str, Any], ours: dict[str, Any], part: str, names: list[str] | None
+) -> dict[str, tuple[Any, Any]]:
+    """Both values by full name, of one part of the settings (none: the whole) and some of its names, or all."""
+    if part:
+        theirs, ours = theirs.get(part, {}), ours[part]
+    return {
+        f"{part}.{name}" if part else name: (theirs.get(name), ours[name])
+        for name in (ours if names is None else names)
+        if name not in SAME_RESULT and theirs.get(name) != ours[name]
+    }
 
 
 def _remove(folders: list[Path]) -> None:
