@@ -1,12 +1,14 @@
 """Packing goes on where it stopped, on all cores, in the order of one process, and says how far it is."""
 
+import math
 import multiprocessing
 import os
 import re
 import signal
-import time
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import pytest
@@ -73,35 +75,41 @@ def test_resume_after_an_interruption_decodes_only_the_rest(
     assert files(tmp_path / "cache") == files(tmp_path / "whole")
 
 
-def pack_slowly(zoo: Path, cache: Path) -> None:
-    decode = neigenmaps.data.folders.decode_image
+def pack_until(call: float, zoo: Path, cache: Path) -> int:
+    """How many calls of functions packing took; the process is killed at the one of number `call`, wherever that is."""
+    n = 0
 
-    def slow(file: str, size: int) -> object:
-        time.sleep(0.002)
-        return decode(file, size)
+    def counted(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal n
+        n += event == "call"
+        if n == call:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    neigenmaps.data.folders.decode_image = slow  # type: ignore[assignment]
-    pack(zoo, cache)
+    sys.setprofile(counted)
+    try:
+        pack(zoo, cache)
+    finally:
+        sys.setprofile(None)
+    return n
 
 
+@pytest.mark.skipif(not hasattr(os, "fork") or not hasattr(signal, "SIGKILL"), reason="needs fork and SIGKILL")
 @pytest.mark.filterwarnings("ignore:.*1 of 60 files")
 def test_resume_after_kills_at_any_moment(zoo: Path, tmp_path: Path) -> None:
-    pack(zoo, tmp_path / "whole")
-    context, delay, kills = multiprocessing.get_context("fork"), 0.02, 0
-    while True:
-        child = context.Process(target=pack_slowly, args=(zoo, tmp_path / "cache"))
+    n_calls, context = pack_until(math.inf, zoo, tmp_path / "whole"), multiprocessing.get_context("fork")
+
+    def exit_code(call: int, cache: Path) -> int | None:
+        child = context.Process(target=pack_until, args=(call, zoo, cache))
         child.start()
-        time.sleep(delay)
-        assert child.pid is not None
-        os.kill(child.pid, signal.SIGKILL)
         child.join()
-        if child.exitcode == 0:
-            break
-        kills += 1
-        delay += 0.01
-    assert kills > 5
-    pack(zoo, tmp_path / "cache")
-    assert files(tmp_path / "cache") == files(tmp_path / "whole")
+        return child.exitcode
+
+    for moment in range(1, 12):
+        cache = tmp_path / f"cache{moment}"
+        assert exit_code(n_calls * moment // 12, cache) == -signal.SIGKILL
+        assert exit_code(n_calls // 4, cache) in (-signal.SIGKILL, 0)  # again, while it goes on, or at its end
+        pack(zoo, cache)
+        assert files(cache) == files(tmp_path / "whole")
 
 
 def rows(first: int, n: int) -> torch.Tensor:
