@@ -32,6 +32,7 @@ ROOT = Path(__file__).parent.parent
 OBJECTIVES = {
     "nested low-rank, octave (default)": None,
     "nested low-rank, octave, scale 2.5, threshold .5": "nested_low_rank_short",
+    "nested low-rank, octave, row_power 10": "nested_low_rank_rows",
     "nested low-rank, sequential": "nested_low_rank_sequential",
     "nested low-rank, joint": "nested_low_rank_joint",
     "neural eigenmap, alpha 0.5": "neural_eigenmap",
