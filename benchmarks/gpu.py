@@ -43,7 +43,6 @@ from neigenmaps.training import CollapseGuard, EigenmapModule, FitRitz, ViewsDat
 HERE = Path(__file__).parent
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "neigenmaps": lambda: NestedLowRank("octave"),
-    "rows": lambda: NestedLowRank("octave", row_power=40.0),
     "short": lambda: NestedLowRank("octave", 2.5, 0.5),
     "sequential": lambda: NestedLowRank("sequential"),
     "neural_eigenmap": lambda: NeuralEigenmap(alpha=0.5),
@@ -157,6 +156,7 @@ def pretrain(options: argparse.Namespace) -> dict[str, Any]:
         image_size=32,
         width=options.width,
         hidden=options.hidden,
+        row_power=options.row_power,
         pixel_mean=MEAN,
         pixel_std=STD,
         objective=OBJECTIVES[options.objective](),
@@ -188,13 +188,13 @@ def pretrain(options: argparse.Namespace) -> dict[str, Any]:
     labels = train.labels_N[known].to(options.device), test.labels_N.to(options.device)
     for space in ("backbone", "eigenmap"):
         bank, queries = (model.encode(part, space=space) for part in images)  # type: ignore[arg-type]
-        scores[space] = {"knn": knn_accuracy(bank, labels[0], queries, labels[1])}
-        scores[space]["linear"] = linear_probe_accuracy(bank, labels[0], queries, labels[1])
-        if space == "eigenmap":
-            scores[space]["knn_by_length"] = {
-                length: knn_accuracy(bank[:, :length], labels[0], queries[:, :length], labels[1])
-                for length in code_lengths(bank.shape[1])
-            }
+        width = bank.shape[1]
+        by_length = {
+            length: knn_accuracy(bank[:, :length], labels[0], queries[:, :length], labels[1])
+            for length in (code_lengths(width) if space == "eigenmap" else [width])
+        }
+        linear = linear_probe_accuracy(bank, labels[0], queries, labels[1])
+        scores[space] = {"knn": by_length[width], "linear": linear, "knn_by_length": by_length}
     return {
         "objective": options.objective,
         "network": options.network,
@@ -241,6 +241,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--width", type=int, default=WIDTH)
     parser.add_argument("--hidden", type=int, default=HIDDEN)
+    parser.add_argument("--row_power", type=float, help="model.row_power; SimCLR's loss does not feel it")
     parser.add_argument("--network", choices=NETWORKS, default="resnet18")
     parser.add_argument("--lr", type=float)
     parser.add_argument("--ritz_pairs", type=int, default=100_000)

@@ -49,6 +49,7 @@ DIFFUSION = (4, 16)  # 16 looked best on the digits, so those say nothing about 
 OBJECTIVES: dict[str, Callable[[], Any]] = {
     "nested low-rank, octave (ours)": lambda: NestedLowRank(nesting="octave"),
     "nested low-rank, octave, scale 2.5, threshold .5 (ours)": lambda: NestedLowRank("octave", 2.5, 0.5),
+    "nested low-rank, octave, row_power 10 (ours)": lambda: NestedLowRank(nesting="octave"),
     "nested low-rank, octave, 32 functions (ours)": lambda: NestedLowRank(nesting="octave"),
     "Barlow Twins": lambda: BarlowTwins(lambda_param=0.02),
     "VICReg": VICReg,
@@ -56,6 +57,8 @@ OBJECTIVES: dict[str, Callable[[], Any]] = {
     "spectral contrastive": SpectralContrastive,
 }
 FEWER = {"nested low-rank, octave, 32 functions (ours)": 32}  # outputs, where they are not WIDTH
+# SimCLR's loss sees directions alone: read with their lengths, its functions would not be those that it trained
+ROW_POWERS = {"nested low-rank, octave, row_power 10 (ours)": 10.0, "SimCLR": 1.0}
 
 
 class Problem(NamedTuple):
@@ -107,6 +110,7 @@ def fit(
         in_chans=problem.channels,
         image_size=problem.size,
         width=FEWER.get(objective, WIDTH),
+        row_power=ROW_POWERS.get(objective),
         objective=OBJECTIVES[objective](),
         channels_last=True,
     )

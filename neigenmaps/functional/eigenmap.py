@@ -120,19 +120,24 @@ def nested_low_rank_loss(
     return EigenmapResult(penalty - 2 * alignment, alignment, penalty, eigenvalues)
 
 
-@_in_full_precision
 def of_row_power(z: Tensor, row_power: float) -> Tensor:
     """Rows of one length, sqrt(row_power) z / |z|: (B, k) -> (B, k), at least float32. A row of zeros stays.
 
-    f_j = sqrt(mu_j) phi_j have sum_j f_j(x)^2 = k(x, x), truncated, with mean sum_j mu_j. To fix it for every x leaves functions
-    less room, and keeps few images from drawing the gradient to themselves: photographs are learned better so, with a tenth of
-    the number of functions, say. Source: HaoChen et al., arXiv 2106.04156, who bound it. InputError for a power that is not
-    finite and above 0.
+    f_j = sqrt(mu_j) phi_j have sum_j f_j(x)^2 = k(x, x), truncated, with mean sum_j mu_j. A power below that mean leaves room for
+    about so many functions, and the same for every x keeps few images from drawing the gradient to themselves. On kernels whose
+    k(x, x) is the same everywhere, the power sum_j mu_j changes no minimiser. Source: HaoChen et al., arXiv 2106.04156, who bound
+    it. InputError as in `check_row_power`.
     """
-    if not 0 < row_power < float("inf"):
-        raise InputError(f"row_power must be above 0 and finite, got {row_power}: None leaves rows as they are")
+    check_row_power(row_power)
     z = z.to(torch.promote_types(z.dtype, torch.float32))
     return row_power**0.5 * torch.nn.functional.normalize(z, dim=1)
+
+
+def check_row_power(row_power: float) -> float:
+    """It; InputError unless it is finite and above 0."""
+    if not 0 < row_power < float("inf"):
+        raise InputError(f"row_power must be above 0 and finite, got {row_power}: None leaves rows as they are")
+    return row_power
 
 
 @_in_full_precision

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from neigenmaps.errors import InputError, UnknownNameError
+from neigenmaps.functional.eigenmap import check_row_power, of_row_power
 from neigenmaps.types import Stem
 
 LIST_BACKBONES = "import timm; print(*timm.list_models(), sep=chr(10))"
@@ -100,11 +101,30 @@ def feature_width(backbone: nn.Module, in_chans: int, image_size: int) -> int:
     return int(features.shape[1])
 
 
-def build_projector(in_features: int, hidden: int, width: int) -> nn.Sequential:
-    """Linear-BN-ReLU-Linear, (B, F) -> (B, K). The last layer has no norm: the objective sets the scale of each output."""
+class RowPower(nn.Module):
+    """`of_row_power`: rows of one length. InputError for a power that is not finite and above 0."""
+
+    def __init__(self, row_power: float) -> None:
+        super().__init__()
+        self.row_power = check_row_power(row_power)
+
+    def forward(self, z_BK: Tensor) -> Tensor:
+        return of_row_power(z_BK, self.row_power)
+
+    def extra_repr(self) -> str:
+        return str(self.row_power)
+
+
+def build_projector(in_features: int, hidden: int, width: int, row_power: float | None = None) -> nn.Sequential:
+    """Linear-BN-ReLU-Linear, (B, F) -> (B, K), then `RowPower` if there is one.
+
+    The last layer has no norm of its own: the objective sets the scale of each output.
+    """
+    last = [] if row_power is None else [RowPower(row_power)]
     return nn.Sequential(
         nn.Linear(in_features, hidden, bias=False),
         nn.BatchNorm1d(hidden),
         nn.ReLU(inplace=True),
         nn.Linear(hidden, width),
+        *last,
     )

@@ -36,8 +36,8 @@ class NeuralEigenmapModel(nn.Module):
         phi(x) = (f(x) - mean) @ rotation        falling eigenvalues, so that `dims=m` is the best code of m numbers
 
     in_chans, image_size: of the images it will see, which are square. width: K, how many functions.
-    hidden: width of the projector's hidden layer. pixel_mean, pixel_std: per channel, on [0, 1]; one number serves
-    all channels.
+    hidden: width of the projector's hidden layer. row_power: sum of squares of every image's outputs (`of_row_power`; None: any).
+    pixel_mean, pixel_std: per channel, on [0, 1]; one number serves all channels.
     """
 
     ritz_rotation: Tensor
@@ -56,6 +56,7 @@ class NeuralEigenmapModel(nn.Module):
         image_size: int = 8,
         width: int = 128,
         hidden: int = 512,
+        row_power: float | None = None,
         pixel_mean: Sequence[float] = (0.5,),
         pixel_std: Sequence[float] = (0.5,),
         backbone_options: Mapping[str, Any] | None = None,
@@ -70,13 +71,14 @@ class NeuralEigenmapModel(nn.Module):
             "image_size": image_size,
             "width": width,
             "hidden": hidden,
+            "row_power": row_power,
             "pixel_mean": list(pixel_mean),
             "pixel_std": list(pixel_std),
             "backbone_options": dict(backbone_options or {}),
         }
         self.backbone = build_backbone(backbone, stem=stem, in_chans=in_chans, options=backbone_options)
         self.num_features = feature_width(self.backbone, in_chans, image_size)
-        self.projector = build_projector(self.num_features, hidden, width)
+        self.projector = build_projector(self.num_features, hidden, width, row_power)
         self.register_buffer("pixel_mean", _per_channel("pixel_mean", pixel_mean, in_chans))
         if not min(pixel_std) > 0:
             raise InputError(f"pixel_std: expected numbers above 0, got {list(pixel_std)}")

@@ -16,7 +16,6 @@ from neigenmaps.functional.eigenmap import (
     adaptive_floor,
     nested_low_rank_loss,
     neural_eigenmap_loss,
-    of_row_power,
     paper_alpha,
     paper_neural_eigenmap_loss,
     rayleigh_quotients,
@@ -52,23 +51,13 @@ class Objective(nn.Module, abc.ABC):
 
 
 class NestedLowRank(Objective):
-    """`nested_low_rank_loss`: ordered, nothing that must be tuned. scale, threshold: how short runs get further, as there.
+    """`nested_low_rank_loss`: ordered, nothing that must be tuned. scale, threshold: how short runs get further, as there."""
 
-    row_power: the loss sees sqrt(row_power) f(x) / |f(x)|, `of_row_power`; None: f(x) as it is.
-    """
-
-    def __init__(
-        self,
-        nesting: Nesting = "sequential",
-        scale: float = 1.0,
-        threshold: float = 0.0,
-        row_power: float | None = None,
-    ) -> None:
+    def __init__(self, nesting: Nesting = "sequential", scale: float = 1.0, threshold: float = 0.0) -> None:
         super().__init__()
         self.nesting: Nesting = nesting
         self.scale = scale
         self.threshold = threshold
-        self.row_power = row_power
 
     def forward(self, z1: Tensor, z2: Tensor) -> EigenmapResult:
         return self.over_pairs((z1, z2), (2,))
@@ -82,8 +71,6 @@ class NestedLowRank(Objective):
         self, views: Sequence[Tensor], groups: Sequence[int], *, reduce: Reduce | None = None
     ) -> EigenmapResult:
         """Centred by the mean of all views, so that the constant goes and nothing else. reduce: as in the function."""
-        if self.row_power is not None:
-            views = [of_row_power(view, self.row_power) for view in views]
         if len(views) == 2:
             return self._loss(*views, reduce=reduce)
         loss = partial(self._loss, center=False, reduce=reduce)

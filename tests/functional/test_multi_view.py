@@ -50,7 +50,6 @@ def test_equal_weights_across_groups_would_not_be_positive() -> None:
 OBJECTIVES = [
     NestedLowRank("sequential"), NestedLowRank("octave"), NeuralEigenmap(), NeuralEigenmap(cross_half=True),
     SpectralContrastive(), BarlowTwins(), VICReg(), SimCLR(),
-    NestedLowRank("octave", row_power=2.0),
 ]  # fmt: skip
 
 

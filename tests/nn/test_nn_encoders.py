@@ -97,3 +97,22 @@ def test_projector() -> None:
     projector = build_projector(7, 11, 3)
     assert [type(layer) for layer in projector] == [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear]
     assert projector(torch.rand(4, 7)).shape == (4, 3)
+
+
+def test_a_projector_whose_rows_have_one_length() -> None:
+    torch.manual_seed(0)
+    free = build_projector(7, 11, 3).eval()
+    projector = build_projector(7, 11, 3, row_power=2.5).eval()
+    projector.load_state_dict(free.state_dict())  # nothing more is learned
+    rows = torch.rand(4, 7)
+    wanted = free(rows) * (2.5 / free(rows).square().sum(1, keepdim=True)).sqrt()
+    torch.testing.assert_close(projector(rows), wanted)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        powers = projector(rows).square().sum(1)
+    torch.testing.assert_close(powers, torch.full((4,), 2.5))  # float32, exact
+
+
+@pytest.mark.parametrize("power", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_row_power_is_above_zero(power: float) -> None:
+    with pytest.raises(InputError, match="row_power must be above 0 and finite"):
+        NeuralEigenmapModel(row_power=power)

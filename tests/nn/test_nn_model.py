@@ -209,6 +209,19 @@ def test_hyper_parameters_out_of_range(changes: dict[str, Any], message: str) ->
         make_model(**changes)
 
 
+def test_outputs_of_one_length_are_the_functions_everywhere(tmp_path: Path) -> None:
+    """What the loss sees, what `encode` gives and what Rayleigh-Ritz orders are the same rows; a saved model keeps them."""
+    model = make_model(row_power=2.0)
+    rows = model.encode(IMAGES, space="projector")
+    torch.testing.assert_close(rows.square().sum(1), torch.full((11,), 2.0))
+    with torch.no_grad():
+        torch.testing.assert_close(rows, model(IMAGES).codes)
+    model.set_ritz(make_ritz())
+    torch.testing.assert_close(model.encode(IMAGES), model.order(rows))
+    model.save_pretrained(tmp_path)
+    assert torch.equal(NeuralEigenmapModel.from_pretrained(tmp_path).eval().encode(IMAGES), model.encode(IMAGES))
+
+
 def test_round_trip_is_exact(tmp_path: Path, fitted: NeuralEigenmapModel) -> None:
     fitted.save_pretrained(tmp_path / "deep" / "model")
     assert {path.name for path in (tmp_path / "deep" / "model").iterdir()} == {"model.safetensors", "config.json"}

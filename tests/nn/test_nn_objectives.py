@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from neigenmaps.errors import InputError
 from neigenmaps.functional.eigenmap import EigenmapResult
 from neigenmaps.nn import (
     BarlowTwins,
@@ -24,7 +23,7 @@ from oracles import rivals
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "sequential": lambda: NestedLowRank("sequential"),
     "joint": lambda: NestedLowRank("joint"),
-    "rows": lambda: NestedLowRank("octave", row_power=3.0),
+    "octave": lambda: NestedLowRank("octave"),
     "constant": lambda: NeuralEigenmap(alpha=0.7),
     "adaptive": lambda: NeuralEigenmap(weighting="adaptive"),
     "cross_half": lambda: NeuralEigenmap(cross_half=True),
@@ -164,27 +163,3 @@ def test_the_recommended_objective_never_doubts_a_spectrum(nesting: str) -> None
     objective = NestedLowRank(nesting)  # type: ignore[arg-type]
     assert objective.doubt_spectrum(torch.linspace(1, 0, 100)) is None
     assert objective.doubt(256, 128) is None
-
-
-@pytest.mark.parametrize("views", [2, 4])
-def test_rows_of_one_length_have_only_directions(views: int) -> None:
-    """The loss is that of rows scaled by hand, whatever their lengths were, and no gradient goes along a row."""
-    objective, plain = NestedLowRank("octave", row_power=3.0), NestedLowRank("octave")
-    drawn = [view + 0.1 * number for number in range(views // 2) for view in make_views()]
-    by_hand = [view * (3 / view.square().sum(1, keepdim=True)).sqrt() for view in drawn]
-    lengths = torch.rand(len(drawn[0]), 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.1
-    stretched = [(lengths * view).requires_grad_() for view in drawn]
-    ours, wanted = objective.over_pairs(stretched, [views]), plain.over_pairs(by_hand, [views])
-    for one, other in zip(ours, wanted, strict=True):
-        torch.testing.assert_close(one, other)
-    for row, slope in zip(stretched, torch.autograd.grad(ours.loss, stretched), strict=True):
-        assert (row * slope).sum(1).abs().max() < 1e-12 < slope.abs().max()
-
-
-def test_a_row_of_zeros_stays_and_powers_are_above_zero() -> None:
-    z1, z2 = make_views()
-    z1[3] = 0
-    assert all(torch.isfinite(grad).all() for grad in gradients(NestedLowRank(row_power=2.0), z1, z2))
-    for power in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(InputError, match="row_power must be above 0"):
-            NestedLowRank(row_power=power)(z1, z2)

@@ -26,7 +26,7 @@ def test_every_stage_runs_on_a_cpu(tmp_path: Path) -> None:
         ["ceiling", "augmentation", "throughput", "loss", "pretrain"],
         ["pretrain"],
     ]
-    assert set(calls[0]["stages"]["pretrain"]["accuracy"]["backbone"]) == {"knn", "linear"}
+    assert set(calls[0]["stages"]["pretrain"]["accuracy"]["backbone"]) == {"knn", "linear", "knn_by_length"}
     assert set(calls[0]["stages"]["throughput"]["by_precision"]["32-true"]) == {
         "ceiling",
         "neigenmaps",

@@ -36,7 +36,6 @@ def make_objectives() -> dict[str, Objective]:
         "sequential": NestedLowRank("sequential"),
         "joint": NestedLowRank("joint"),
         "octave": NestedLowRank("octave"),
-        "rows": NestedLowRank("octave", row_power=2.0),
         "constant": NeuralEigenmap(alpha=0.7),
         "adaptive": NeuralEigenmap(weighting="adaptive"),
         "cross_half": NeuralEigenmap(cross_half=True),

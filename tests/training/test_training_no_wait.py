@@ -81,11 +81,10 @@ def test_making_views_waits_for_nothing(laws: Any, output_size: int | None) -> N
         lambda: NestedLowRank("sequential"),
         lambda: NestedLowRank("joint"),
         lambda: NestedLowRank("octave", scale=2.5, threshold=0.5),
-        lambda: NestedLowRank("octave", row_power=10.0),
         NeuralEigenmap,
         SpectralContrastive,
     ],
-    ids=["octave", "sequential", "joint", "threshold", "rows", "neural eigenmap", "spectral contrastive"],
+    ids=["octave", "sequential", "joint", "threshold", "neural eigenmap", "spectral contrastive"],
 )
 def test_a_step_waits_for_nothing(objective: Callable[[], Objective]) -> None:
     ours = module(objective())
