@@ -200,6 +200,7 @@ def test_unlabelled_images(config: dict[str, Any], tmp_path: Path, few_digits: P
         (["model", "objective", "init_args"], "nestin", "nesting"),
         (["trainer", "callbacks", 0, "init_args"], "dim", "dims"),
         (["data", "laws", 0], "rotat", "rotate"),
+        (["data", "small_views", "laws", 0], "rotat", "rotate"),
     ],
 )
 def test_unknown_keys_in_a_file(
@@ -211,6 +212,7 @@ def test_unknown_keys_in_a_file(
     suggestion: str,
 ) -> None:
     config["model"]["objective"]["init_args"] = {}
+    config["data"]["small_views"] = {"size": 6, "laws": [{"rotate": 10}]}
     place: Any = config
     for step in where:
         place = place[step]

@@ -5,6 +5,7 @@ flushed, and renamed; what a name points to is always one whole save. Files that
 flipped bit) are found by the checksums that torch writes for every tensor but does not look at when it reads.
 """
 
+import errno
 import os
 import pickle
 import warnings
@@ -68,11 +69,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             contents = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         # torch's own text is left to the cause: it recommends weights_only=False, which would run a stranger's code
-        why = (
-            error.strerror
-            if isinstance(error, OSError)
-            else "truncated, or more than tensors and plain values is in it"
-        )
+        why: str | None = "truncated, or more than tensors and plain values is in it"
+        if (
+            isinstance(error, OSError) and error.errno != errno.EINVAL
+        ):  # which comes of seeking before a torn file's start
+            why = error.strerror
         raise _unreadable(path, why) from error
     if damaged is not None:
         raise _unreadable(path, f"the checksum of {damaged} is wrong")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 from pytorch_lightning.cli import LightningArgumentParser
 
 KEY = re.compile(r'Parser key "([^"]+)":?')
-PROBLEM = re.compile(r"^( *)- Problem with given class_path '([\w.]+)':\n((?:\1 +.*\n?)+)", re.MULTILINE)
+PROBLEM = re.compile(r"^( *)(?:- )?Problem with given class_path '([\w.]+)':\n((?:\1 +.*\n?)+)", re.MULTILINE)
 VALUE = re.compile(r"(?:Got value|Given value): (.*)")
 LITERAL = re.compile(r"typing\.Literal\[([^\]]*)\]")
 PLAIN_TYPE = re.compile(r"Expected a <class '(?:\w+\.)*(\w+)'>")
@@ -81,11 +81,11 @@ def explain(message: str, keys: Iterable[str], place: str = "") -> Mistake:
 def _explain_class(report: str, class_path: str, place: str) -> Mistake:
     if found := NO_CLASS.search(report):
         return Mistake(f"{place}: unknown class '{class_path}'", found[2], tuple(dir(_module(class_path))))
+    if KEY.search(report):
+        return explain(report, (), place)
     if found := NO_OPTION.search(report):
         options = inspect.signature(_class(class_path)).parameters
         return Mistake(f"{place}: {class_path} has no option '{found[1]}'", found[1], tuple(options))
-    if KEY.search(report):
-        return explain(report, (), place)
     return Mistake(f"{place}: {class_path}: {' '.join(report.split())}")
 
 

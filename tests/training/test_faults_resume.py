@@ -146,8 +146,9 @@ def refused(path: Path, runs: Path) -> str:
 def test_faults_in_files_are_named_and_skipped(runs: Path) -> None:
     path = runs / "old" / "last.ckpt"
     content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-    assert "truncated" in refused(path, runs)
+    for length in (len(content) // 2, 30_000):  # torch tells of these in two ways
+        path.write_bytes(content[:length])
+        assert "truncated" in refused(path, runs)
     path.write_bytes(b"")
     assert "cannot be read" in refused(path, runs)
     weights = read_checkpoint(runs / "old" / "epoch=0.ckpt")
