@@ -14,7 +14,7 @@ from torch import Tensor
 
 from neigenmaps.data import BatchAugmentation, DatasetSplits, ImageStore, SmallViews, ViewLaw, load_splits
 from neigenmaps.errors import InputError
-from neigenmaps.training.gather import process
+from neigenmaps.training.gather import process, said_once
 
 Part = Literal["train", "probe"]
 RESIDENT_SHARE = 0.3  # of a GPU's memory: the rest belongs to activations
@@ -181,7 +181,8 @@ class ViewsDataModule(RowsDataModule):
         """Load the images, once: `splits`, and `probe`, what callbacks see: `probe_bank` training rows, then held-out ones."""
         if hasattr(self, "splits"):
             return
-        train, test = splits = self._load()
+        with said_once(UserWarning):
+            train, test = splits = self._load()
         if len(train) < self.batch_size:
             raise InputError(
                 f"batch_size {self.batch_size} exceeds the {len(train)} training images: lower data.batch_size"

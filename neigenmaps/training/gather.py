@@ -1,10 +1,13 @@
 """The global batch on every process, with the gradients one process would have."""
 
-from collections.abc import Sequence
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 
 from neigenmaps.errors import ShapeError
@@ -19,6 +22,15 @@ def process() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+@contextlib.contextmanager
+def said_once(*kinds: type[Warning]) -> Iterator[None]:
+    """Of what all processes do alike, the first one's warnings do."""
+    with warnings.catch_warnings():
+        for kind in kinds if rank_zero_only.rank else ():  # type: ignore[attr-defined]  # known before there is a process group
+            warnings.simplefilter("ignore", kind)
+        yield
 
 
 def global_loss(objective: Objective, *views: Tensor, groups: Sequence[int] | None = None) -> EigenmapResult:

@@ -19,7 +19,7 @@ import yaml  # type: ignore[import-untyped]
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from neigenmaps.errors import CheckpointError, DataError, InputError, NonFiniteError, NotFittedError
+from neigenmaps.errors import CheckpointError, DataError, GraphWarning, InputError, NonFiniteError, NotFittedError
 from neigenmaps.functional.kernel_moments import nested_low_rank_kernel_loss
 from neigenmaps.functional.rayleigh_ritz import ritz_from_moments
 from neigenmaps.graphs import Graph, NodeKernel, read_graph
@@ -31,7 +31,7 @@ from neigenmaps.nn import NestedLowRank, Objective
 from neigenmaps.nn.encoders import evaluation_mode
 from neigenmaps.training.cli import EigenmapCLI
 from neigenmaps.training.datamodule import RowLoader, RowsDataModule
-from neigenmaps.training.gather import gather_rows, global_loss, share_buffers
+from neigenmaps.training.gather import gather_rows, global_loss, said_once, share_buffers
 from neigenmaps.training.optimizers import (
     OptimizerName,
     build_optimizer,
@@ -76,7 +76,8 @@ class NodesDataModule(RowsDataModule):
         """Read the graph, once: `graph`, and `rows`, the features as the network reads them."""
         if hasattr(self, "graph"):
             return
-        graph = read_graph(self.path)
+        with said_once(GraphWarning):
+            graph = read_graph(self.path)
         if graph.features is None:
             raise DataError(f"expected features of the nodes in {self.path}, found none: add x, one row for every node")
         self.per_epoch, what = (len(graph), "nodes") if self.source == "kernel" else (graph.n_edges, "edges")

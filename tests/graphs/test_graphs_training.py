@@ -2,15 +2,17 @@
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from neigenmaps.cli import train
-from neigenmaps.errors import CheckpointError, InputError, NotFittedError
+from neigenmaps.errors import CheckpointError, GraphWarning, InputError, NotFittedError
 from neigenmaps.features import FeatureSet
 from neigenmaps.training.nodes import NodesDataModule, NodesModule, is_about_nodes
 from oracles import graphs as oracle
@@ -31,6 +33,19 @@ def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("graph") / "blocks.npz"
     np.savez(path, edges=np.argwhere(upper), x=features, labels=block, train_idx=order[:60], test_idx=order[60:])
     return path
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_process_of_several_tells_what_the_graph_lacks(
+    blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    with np.load(blocks) as arrays:
+        np.savez(tmp_path / "loops.npz", **dict(arrays) | {"edges": np.concatenate([arrays["edges"], [[3, 3]]])})
+    monkeypatch.setattr(rank_zero_only, "rank", rank)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        NodesDataModule(str(tmp_path / "loops.npz"), batch_size=60).setup()
+    assert [one.category for one in said] == [GraphWarning] * (1 - rank)
 
 
 def fit(graph: Path, folder: Path, patch: pytest.MonkeyPatch, *options: str) -> None:
