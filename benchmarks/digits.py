@@ -42,7 +42,14 @@ OBJECTIVES = {
     "VICReg": "vicreg",
     "SimCLR": "simclr",
 }
-PICTURED = ["nested low-rank, octave (default)", "spectral contrastive", "Barlow Twins", "VICReg", "SimCLR"]
+PICTURED = [
+    "nested low-rank, octave (default)",
+    "nested low-rank, octave, row_power 10",
+    "spectral contrastive",
+    "Barlow Twins",
+    "VICReg",
+    "SimCLR",
+]
 
 
 def fit(objective: str | None, seed: int, epochs: int | None, folder: str) -> EigenmapCLI:
