@@ -16,6 +16,7 @@ from neigenmaps.nn.encoders import feature_width
 from neigenmaps.training.collapse_guard import CollapseGuard
 from neigenmaps.training.compiling import Compile, Network, check_compile, compiled_network
 from neigenmaps.training.datamodule import ViewsDataModule
+from neigenmaps.training.freed_memory import give_freed_memory_back, keep_freed_memory
 from neigenmaps.training.gather import global_loss
 from neigenmaps.training.optimizers import (
     OptimizerName,
@@ -85,6 +86,7 @@ class EigenmapModule(pl.LightningModule):
         self._compile: Compile = compile
         self._compiled: Network | None = None
         self._undecided = False
+        self._keeps_memory = False
 
     def configure_model(self) -> None:
         """With `FSDP` the encoder is spread over processes; else nothing is left to do. InputError for Lightning's own."""
@@ -183,10 +185,14 @@ class EigenmapModule(pl.LightningModule):
 
     def teardown(self, stage: str) -> None:
         self._compiled = None  # which nobody could pickle
+        if self._keeps_memory:
+            give_freed_memory_back()
+        self._keeps_memory = False
 
     def on_fit_start(self) -> None:
         check_compile(self._compile, self.device)
         self._undecided, self._compiled = bool(self._compile), None
+        self._keeps_memory = self.device.type == "cpu" and keep_freed_memory()
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         self._guarded = any(
             isinstance(one, CollapseGuard) for one in callbacks

@@ -1,0 +1,99 @@
+"""A step's freed memory is there for the next step, and goes back to the system after the last."""
+
+import ctypes
+import multiprocessing
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from small_runs import make_data, make_module, make_trainer
+
+from neigenmaps.training.freed_memory import give_freed_memory_back, keep_freed_memory
+
+MB = 2**20
+
+
+def has_glibc() -> bool:
+    return sys.platform == "linux" and hasattr(ctypes.CDLL(None), "gnu_get_libc_version")
+
+
+needs_glibc = pytest.mark.skipif(not has_glibc(), reason="needs glibc")
+
+
+def page_faults(rounds: int = 5) -> int:
+    """Of arrays of 100 MB that are filled and freed."""
+    torch.ones(25 * MB)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(rounds):
+        torch.ones(25 * MB)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def in_child(call: Callable[[], Any]) -> Any:
+    """What the call says in a process of its own: the thresholds are those of a whole process."""
+    context = multiprocessing.get_context("fork")
+    answers = context.SimpleQueue()
+    child = context.Process(target=lambda: answers.put(call()))
+    child.start()
+    answer = answers.get()
+    child.join()
+    return answer
+
+
+@needs_glibc
+def test_freed_memory_is_used_again_until_it_is_given_back() -> None:
+    def measured() -> tuple[int, bool, int, int, int]:
+        plain, kept = page_faults(), keep_freed_memory()
+        faults, idle = page_faults(), resident()
+        give_freed_memory_back()
+        return plain, kept, faults, idle - resident(), page_faults()
+
+    plain, kept, faults, given_back, after = in_child(measured)
+    assert kept
+    assert faults < plain / 20
+    assert given_back > 90 * MB
+    assert after > plain / 2
+
+
+@needs_glibc
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("MALLOC_TRIM_THRESHOLD_", "1000000"), ("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=1000000")],
+)
+def test_thresholds_that_somebody_set_stay(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    assert not keep_freed_memory()
+
+
+def test_elsewhere_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert not keep_freed_memory()
+    give_freed_memory_back()
+
+
+class Noted(pl.Callback):
+    def __init__(self) -> None:
+        self.faults: list[int] = []
+
+    def on_train_batch_end(self, *given: Any) -> None:
+        self.faults.append(page_faults())
+
+
+@needs_glibc
+def test_a_fit_keeps_it_and_gives_it_back(few_digits: Path, tmp_path: Path) -> None:
+    def measured() -> tuple[list[int], int]:
+        noted = Noted()
+        make_trainer(tmp_path, max_steps=2, callbacks=[noted]).fit(make_module(), make_data(few_digits))
+        return noted.faults, page_faults()
+
+    during, after = in_child(measured)
+    assert max(during) < after / 20
