@@ -63,6 +63,12 @@ def test_there_are_configs() -> None:
     assert {path.stem for path in OVERLAYS} >= {"barlow_twins", "vicreg", "simclr", "spectral_contrastive"}
 
 
+@pytest.mark.parametrize("path", OVERLAYS, ids=lambda path: path.stem)
+def test_an_objective_says_how_its_outputs_are_read(path: Path) -> None:
+    """Else a rival merged over a config with a row_power would be no longer what its name says."""
+    assert "row_power" in yaml.safe_load(path.read_text())["model"]
+
+
 @pytest.mark.filterwarnings("ignore::neigenmaps.errors.IdentifiabilityWarning")  # 8 functions from 8 images
 @pytest.mark.parametrize("path", MAIN, ids=lambda path: path.stem)
 def test_a_config_takes_a_step(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

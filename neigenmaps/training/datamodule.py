@@ -5,6 +5,7 @@ process), so that a run resumed at any step continues bit for bit, with no gener
 """
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -73,10 +74,10 @@ class RowLoader:
             rows = rows[self.rank :: self.world]
         return {"part": self.part, "index": rows, "seed": mix(self.seed, epoch, number, self.rank)}
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         return {"next_batch": self.next_batch}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.next_batch = state["next_batch"]
 
 
@@ -87,7 +88,7 @@ class RowsDataModule(pl.LightningDataModule):
         super().__init__()
         self.batch_size, self.seed = batch_size, seed
         self._loader: RowLoader | None = None
-        self._resume_at: dict[str, int] | None = None
+        self._resume_at: dict[str, Any] | None = None
 
     def training_rows(self, rows: int) -> RowLoader:
         """Shuffled batches of so many rows, from where a resumed run stood. InputError unless processes share them evenly."""
@@ -114,12 +115,12 @@ class RowsDataModule(pl.LightningDataModule):
             world=world,
         )
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """Where the epoch stands. Lightning keeps the loader's state too, but does not give it back when the module has asked for
         the number of steps (`estimated_stepping_batches`), because the loader is then made before the checkpoint is read."""
         return {} if self._loader is None else self._loader.state_dict()
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Before the loader is made, or after: FSDP reads a checkpoint when the optimiser is there to take its part."""
         self._resume_at = state_dict
         if self._loader is not None:
@@ -209,6 +210,23 @@ class ViewsDataModule(RowsDataModule):
     def unreadable(self) -> tuple[str, ...]:
         """Names of the image files that could not be read when a folder was packed."""
         return self.splits.train.skipped + self.splits.test.skipped
+
+    def state_dict(self) -> dict[str, Any]:
+        """With the images' fingerprints: a path stays the same where a folder changes."""
+        return super().state_dict() | {"images": [part.fingerprint for part in self.splits]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Warns where the images are not those of the checkpoint: what is held out now may have been trained on."""
+        super().load_state_dict(state_dict)
+        ours = [part.fingerprint for part in self.splits]
+        if state_dict.get("images", ours) != ours:
+            with said_once(UserWarning):
+                warnings.warn(
+                    f"{self.dataset}: these are not the images that the checkpoint was trained on, or not in its split. What is "
+                    "held out now may have been trained on, so that scores may be too high; start anew for clean ones",
+                    UserWarning,
+                    stacklevel=2,
+                )
 
     def train_dataloader(self) -> RowLoader:
         return self.training_rows(len(self.splits.train))

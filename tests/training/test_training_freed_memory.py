@@ -26,8 +26,9 @@ needs_glibc = pytest.mark.skipif(not has_glibc(), reason="needs glibc")
 
 
 def page_faults(rounds: int = 5) -> int:
-    """Of arrays of 100 MB that are filled and freed."""
-    torch.ones(25 * MB)
+    """Of arrays of 100 MB that are filled and freed, once there is room for them among others."""
+    for _ in range(3):
+        torch.ones(25 * MB)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(rounds):
         torch.ones(25 * MB)
@@ -51,17 +52,16 @@ def in_child(call: Callable[[], Any]) -> Any:
 
 @needs_glibc
 def test_freed_memory_is_used_again_until_it_is_given_back() -> None:
-    def measured() -> tuple[int, bool, int, int, int]:
+    def measured() -> tuple[int, bool, int, int]:
         plain, kept = page_faults(), keep_freed_memory()
         faults, idle = page_faults(), resident()
         give_freed_memory_back()
-        return plain, kept, faults, idle - resident(), page_faults()
+        return plain, kept, faults, idle - resident()
 
-    plain, kept, faults, given_back, after = in_child(measured)
+    plain, kept, faults, given_back = in_child(measured)
     assert kept
     assert faults < plain / 20
     assert given_back > 90 * MB
-    assert after > plain / 2
 
 
 @needs_glibc
@@ -90,10 +90,11 @@ class Noted(pl.Callback):
 
 @needs_glibc
 def test_a_fit_keeps_it_and_gives_it_back(few_digits: Path, tmp_path: Path) -> None:
-    def measured() -> tuple[list[int], int]:
-        noted = Noted()
+    def measured() -> tuple[int, list[int], int]:
+        before, noted = page_faults(), Noted()
         make_trainer(tmp_path, max_steps=2, callbacks=[noted]).fit(make_module(), make_data(few_digits))
-        return noted.faults, page_faults()
+        return before, noted.faults, resident()
 
-    during, after = in_child(measured)
-    assert max(during) < after / 20
+    before, during, left = in_child(measured)
+    assert max(during) < before / 20
+    assert left < in_child(resident) + 90 * MB

@@ -1,8 +1,10 @@
 """A run that was stopped and resumed equals the run that was not, bit for bit: weights, statistics, optimiser, order, losses."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -72,6 +74,22 @@ def assert_equal_states(a: Any, b: Any, where: str = "") -> None:
             assert_equal_states(x, y, f"{where}[{number}]")
     else:
         assert a == b, where
+
+
+def test_a_resumed_run_says_when_images_are_others(few_digits: Path, tmp_path: Path) -> None:
+    with np.load(few_digits) as arrays:
+        grown = dict(arrays) | {"x_train": np.roll(arrays["x_train"], 1, axis=0)}
+    np.savez(tmp_path / "grown.npz", **grown)
+    first = make_data(few_digits)
+    first.setup()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first.load_state_dict(first.state_dict())
+        first.load_state_dict({"next_batch": 0})  # of before images had a part in it
+    second = make_data(tmp_path / "grown.npz")
+    second.setup()
+    with pytest.warns(UserWarning, match=r"grown\.npz: these are not the images that the checkpoint was trained on"):
+        second.load_state_dict(first.state_dict())
 
 
 @pytest.mark.parametrize(
