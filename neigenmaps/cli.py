@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from torch import Tensor
 
+from neigenmaps.console import make_console
 from neigenmaps.data import DatasetSplits
 from neigenmaps.errors import NeigenmapsError
 from neigenmaps.evaluation import code_lengths
@@ -55,7 +56,7 @@ def train(args: list[str] | None = None, *, default_config: Path | None = None) 
         if isinstance(cli, EigenmapCLI) and isinstance(cli.model, EigenmapModule):
             cli.model.model = whole(cli.model.model)  # all processes must ask; one goes on
         if cli.config.subcommand == "fit" and cli.trainer.is_global_zero:
-            console = Console()
+            console = make_console()
             if cli.steps_taken:
                 console.print(f"Trained in {timedelta(seconds=round(cli.fit_seconds))}.")
             else:

@@ -15,9 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from rich.console import Console
-
 from neigenmaps.commands.checkpoint import add_place_arguments, chosen_device
+from neigenmaps.console import make_console
 from neigenmaps.data import ImageStore, load_splits
 from neigenmaps.data.progress import showing_progress
 from neigenmaps.errors import InputError
@@ -58,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    runs, console = find_runs(arguments.runs), Console()
+    runs, console = find_runs(arguments.runs), make_console()
     stated = watched_by(run_folder(next(iter(runs.values()))))
     monitor = stated[0] if stated else AlignmentMonitor()
     monitor.probe_size = arguments.probe_size or monitor.probe_size

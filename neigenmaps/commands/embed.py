@@ -9,9 +9,8 @@ Several processes share the work by --shard 0/4 ... 3/4, each with the same othe
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
 from neigenmaps.commands.checkpoint import CHECKPOINT_HELP, add_place_arguments, load_model
+from neigenmaps.console import make_console
 from neigenmaps.data import open_rows
 from neigenmaps.data.progress import showing_progress
 from neigenmaps.data.unreadable import first_names
@@ -45,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
         root=arguments.root,
         download=arguments.download,
     )
-    console = Console()
+    console = make_console()
     with showing_progress(f"Encoding {images.source}", -(-len(images) // shard[1])) as show:
         done = embed_images(
             model,

@@ -11,10 +11,10 @@ import json
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from neigenmaps.commands.checkpoint import CHECKPOINT_HELP, add_place_arguments, load_model
+from neigenmaps.console import make_console
 from neigenmaps.data import DatasetSplits, load_splits
 from neigenmaps.data.rows import store_with_channels
 from neigenmaps.evaluation.comparison import compare_rotations, readings, reports_by_length
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
     channels = int(model.config["in_chans"])
     splits = DatasetSplits(*(store_with_channels(store, channels) for store in loaded))
     splits = DatasetSplits(splits.train.thin(arguments.max_bank), splits.test.thin(arguments.max_queries))
-    console = Console()
+    console = make_console()
     with console.status(f"Encoding {len(splits.train)} and {len(splits.test)} images"):
         train, test = (model.encode(store.images_NCHW, space="projector").cpu() for store in splits)
     with console.status("Measuring every code length"):

@@ -9,9 +9,8 @@ Nothing in them is pickled.
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
 from neigenmaps.commands.checkpoint import CHECKPOINT_HELP, load_model
+from neigenmaps.console import make_console
 from neigenmaps.errors import InputError
 from neigenmaps.nn.export import can_export_onnx, export_onnx, export_timm
 from neigenmaps.retrieval import CodeStore
@@ -33,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    console, is_codes = Console(), arguments.source.suffix == ".safetensors"
+    console, is_codes = make_console(), arguments.source.suffix == ".safetensors"
     fitting = OF_CODES if is_codes else OF_MODELS
     formats = arguments.formats or [name for name in fitting if name != "onnx" or can_export_onnx()]
     if wrong := [name for name in formats if name not in fitting]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from neigenmaps.console import make_console
 from neigenmaps.data import DatasetSplits
 from neigenmaps.errors import DataError, InputError
 from neigenmaps.reporting.run_report import report_run
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    console = Console()
+    console = make_console()
     for folder in arguments.runs:
         path = report_run(folder, images_of(folder, console))
         console.print(f"Report: [bold]{path}[/bold]", soft_wrap=True)

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, stack
 
 from neigenmaps.commands.checkpoint import CHECKPOINT_HELP, add_place_arguments, load_model
+from neigenmaps.console import make_console
 from neigenmaps.data import ImageRows, open_rows, read_image
 from neigenmaps.errors import DataError, InputError
 from neigenmaps.reporting.retrieval_page import Hit, HitRow, QueryResult, write_retrieval_page
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
     scaling: Any = _noted(store, "scaling", "")
     codes = model.encode(stack(images), store.width, scaling=scaling).cpu()
     scores, ids = index.search(codes, arguments.k)
-    console = Console()
+    console = make_console()
     for path, row_scores, row_ids in zip(arguments.query, scores, ids, strict=True):
         console.print(f"{path}, by {index.truncate_dim} numbers", markup=False, soft_wrap=True)
         console.print(_table(row_scores, row_ids))
