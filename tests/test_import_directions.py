@@ -9,7 +9,7 @@ import neigenmaps
 
 PACKAGE = Path(neigenmaps.__file__).parent
 RANK = {
-    "errors": 0, "types": 0, "console": 0, "files": 0.25, "provenance": 1, "__init__": 0.5,
+    "errors": 0, "types": 0, "console": 0, "files": 0.25, "freed_memory": 0.25, "provenance": 1, "__init__": 0.5,
     "functional": 1, "features": 1,
     "nn": 2, "data": 2, "spectral": 2, "alignment": 2, "graphs": 2,
     "retrieval": 3, "evaluation": 3,

@@ -136,7 +136,9 @@ def of_row_power(z: Tensor, row_power: float) -> Tensor:
 def check_row_power(row_power: float) -> float:
     """It; InputError unless it is finite and above 0."""
     if not 0 < row_power < float("inf"):
-        raise InputError(f"row_power must be above 0 and finite, got {row_power}: None (null in YAML) leaves rows as they are")
+        raise InputError(
+            f"row_power must be above 0 and finite, got {row_power}: None (null in YAML) leaves rows as they are"
+        )
     return row_power
 
 

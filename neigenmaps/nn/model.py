@@ -1,5 +1,6 @@
 """The model people keep: images in, ordered eigenfunctions out, cut to any length."""
 
+import contextlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -14,10 +15,13 @@ from torch import Tensor, nn
 
 from neigenmaps.errors import CheckpointError, InputError, NonFiniteError, NotFittedError, ShapeError
 from neigenmaps.files import file_digest, whole_file
+from neigenmaps.freed_memory import freed_memory_kept
 from neigenmaps.functional.rayleigh_ritz import RitzResult
 from neigenmaps.nn.encoders import build_backbone, build_projector, evaluation_mode, feature_width
 from neigenmaps.nn.weights import check_weights
 from neigenmaps.types import Scaling, Space, Stem
+
+MANY_IMAGES = 64  # to keep memory for fewer takes longer than it saves
 
 
 class Outputs(NamedTuple):
@@ -130,7 +134,8 @@ class NeuralEigenmapModel(nn.Module):
         dims = self._checked_dims(truncate_dim if dims is None else dims, space)
         if batch_size < 1:
             raise InputError(f"expected a batch_size of at least 1, got {batch_size}")
-        with evaluation_mode(self):
+        keeping = freed_memory_kept(self.pixel_mean.device) if len(images) >= MANY_IMAGES else contextlib.nullcontext()
+        with evaluation_mode(self), keeping:
             return torch.cat([self._encode_batch(part, space, scaling)[:, :dims] for part in images.split(batch_size)])
 
     def order(

@@ -26,6 +26,7 @@ from neigenmaps.data import ImageRows
 from neigenmaps.data.unreadable import Allowed, check_unreadable
 from neigenmaps.errors import CheckpointError, DataError, InputError
 from neigenmaps.files import whole_file
+from neigenmaps.freed_memory import freed_memory_kept
 from neigenmaps.nn import NeuralEigenmapModel
 from neigenmaps.retrieval.store import CodeStore, fingerprint_model
 from neigenmaps.types import Scaling
@@ -88,14 +89,15 @@ def embed_images(
     allowed = Allowed(max_unreadable_share, len(images))
     starts = range(0, len(images), block)
     n_encoded, n_kept, skipped = 0, 0, list(job.skipped())
-    for number in range(len(starts))[index::n_shards]:
-        rows = range(starts[number], min(starts[number] + block, len(images)))
-        if not job.has(number):
-            encoded, kept, unread = job.encode(number, rows)
-            n_encoded, n_kept = n_encoded + encoded, n_kept + kept
-            skipped += unread
-        on_block(len(rows))
-        check_unreadable(images.source, skipped, allowed)
+    with freed_memory_kept(model.pixel_mean.device):
+        for number in range(len(starts))[index::n_shards]:
+            rows = range(starts[number], min(starts[number] + block, len(images)))
+            if not job.has(number):
+                encoded, kept, unread = job.encode(number, rows)
+                n_encoded, n_kept = n_encoded + encoded, n_kept + kept
+                skipped += unread
+            on_block(len(rows))
+            check_unreadable(images.source, skipped, allowed)
     n_missing = sum(not job.has(number) for number in range(len(starts)))
     if n_missing:
         return EmbedReport(job.out, n_encoded, job.skipped(), n_missing, n_kept, job.earlier.n_gone)

@@ -11,12 +11,12 @@ from pytorch_lightning.strategies import FSDPStrategy
 from torch import Tensor
 
 from neigenmaps.errors import CheckpointError, IdentifiabilityWarning, InputError, NonFiniteError
+from neigenmaps.freed_memory import give_freed_memory_back, keep_freed_memory
 from neigenmaps.nn import NestedLowRank, NeuralEigenmapModel, Objective
 from neigenmaps.nn.encoders import feature_width
 from neigenmaps.training.collapse_guard import CollapseGuard
 from neigenmaps.training.compiling import Compile, Network, check_compile, compiled_network
 from neigenmaps.training.datamodule import ViewsDataModule
-from neigenmaps.training.freed_memory import give_freed_memory_back, keep_freed_memory
 from neigenmaps.training.gather import global_loss
 from neigenmaps.training.optimizers import (
     OptimizerName,

@@ -13,7 +13,8 @@ import pytorch_lightning as pl
 import torch
 from small_runs import make_data, make_module, make_trainer
 
-from neigenmaps.training.freed_memory import give_freed_memory_back, keep_freed_memory
+from neigenmaps.freed_memory import freed_memory_kept, give_freed_memory_back, keep_freed_memory
+from neigenmaps.nn import NeuralEigenmapModel
 
 MB = 2**20
 
@@ -77,7 +78,24 @@ def test_thresholds_that_somebody_set_stay(monkeypatch: pytest.MonkeyPatch, name
 def test_elsewhere_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
     assert not keep_freed_memory()
-    give_freed_memory_back()
+    with freed_memory_kept(torch.device("cpu")), freed_memory_kept(torch.device("meta")):
+        pass
+
+
+@needs_glibc
+def test_the_last_of_several_gives_it_back() -> None:
+    def measured() -> tuple[int, int]:
+        with freed_memory_kept(torch.device("cpu")):
+            NeuralEigenmapModel().encode(
+                torch.zeros(100, 1, 8, 8, dtype=torch.uint8), space="backbone"
+            )  # keeps it, too
+            page_faults()
+            idle, faults = resident(), page_faults()
+        return faults, idle - resident()
+
+    faults, given_back = in_child(measured)
+    assert faults < in_child(page_faults) / 20
+    assert given_back > 90 * MB
 
 
 class Noted(pl.Callback):
