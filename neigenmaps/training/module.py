@@ -11,13 +11,13 @@ from pytorch_lightning.strategies import FSDPStrategy
 from torch import Tensor
 
 from neigenmaps.errors import CheckpointError, IdentifiabilityWarning, InputError, NonFiniteError
-from neigenmaps.freed_memory import give_freed_memory_back, keep_freed_memory
 from neigenmaps.nn import NestedLowRank, NeuralEigenmapModel, Objective
 from neigenmaps.nn.encoders import feature_width
 from neigenmaps.training.collapse_guard import CollapseGuard
 from neigenmaps.training.compiling import Compile, Network, check_compile, compiled_network
 from neigenmaps.training.datamodule import ViewsDataModule
 from neigenmaps.training.gather import global_loss
+from neigenmaps.training.kept_memory import KeepFreedMemory
 from neigenmaps.training.optimizers import (
     OptimizerName,
     build_optimizer,
@@ -86,7 +86,6 @@ class EigenmapModule(pl.LightningModule):
         self._compile: Compile = compile
         self._compiled: Network | None = None
         self._undecided = False
-        self._keeps_memory = False
 
     def configure_model(self) -> None:
         """With `FSDP` the encoder is spread over processes; else nothing is left to do. InputError for Lightning's own."""
@@ -185,14 +184,10 @@ class EigenmapModule(pl.LightningModule):
 
     def teardown(self, stage: str) -> None:
         self._compiled = None  # which nobody could pickle
-        if self._keeps_memory:
-            give_freed_memory_back()
-        self._keeps_memory = False
 
     def on_fit_start(self) -> None:
         check_compile(self._compile, self.device)
         self._undecided, self._compiled = bool(self._compile), None
-        self._keeps_memory = self.device.type == "cpu" and keep_freed_memory()
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         self._guarded = any(
             isinstance(one, CollapseGuard) for one in callbacks
@@ -211,10 +206,10 @@ class EigenmapModule(pl.LightningModule):
             )
 
     def configure_callbacks(self) -> list[Callback]:
-        """A trainer that was given no `FitRitz` gets one, so that a trained model can always `encode`."""
+        """`KeepFreedMemory`; and for a trainer without a `FitRitz` one, so that a trained model can always `encode`."""
         has_one = any(isinstance(callback, FitRitz) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
         fits = isinstance(self.trainer.datamodule, ViewsDataModule)  # type: ignore[attr-defined]
-        return [] if has_one or not fits else [FitRitz()]
+        return [KeepFreedMemory(), *([] if has_one or not fits else [FitRitz()])]
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.model, self.optimizer, lr=self.lr, weight_decay=self.weight_decay)
