@@ -124,9 +124,9 @@ def of_row_power(z: Tensor, row_power: float) -> Tensor:
     """Rows of one length, sqrt(row_power) z / |z|: (B, k) -> (B, k), at least float32. A row of zeros stays.
 
     f_j = sqrt(mu_j) phi_j have sum_j f_j(x)^2 = k(x, x), truncated, with mean sum_j mu_j. A power below that mean leaves room for
-    about so many functions, and the same for every x keeps few images from drawing the gradient to themselves. On kernels whose
-    k(x, x) is the same everywhere, the power sum_j mu_j changes no minimiser. Source: HaoChen et al., arXiv 2106.04156, who bound
-    it. InputError as in `check_row_power`.
+    about so many functions, and the same for every x keeps few images from drawing the gradient to themselves. On kernels with a
+    symmetry that carries every x to every other, the power sum_j mu_j changes no minimiser (unless k cuts an eigenspace in two).
+    Source: HaoChen et al., arXiv 2106.04156, who bound it. InputError as in `check_row_power`.
     """
     check_row_power(row_power)
     z = z.to(torch.promote_types(z.dtype, torch.float32))

@@ -70,9 +70,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         # torch's own text is left to the cause: it recommends weights_only=False, which would run a stranger's code
         why: str | None = "truncated, or more than tensors and plain values is in it"
-        if (
-            isinstance(error, OSError) and error.errno != errno.EINVAL
-        ):  # which comes of seeking before a torn file's start
+        # EINVAL comes of seeking before the start of a torn file
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
             why = error.strerror
         raise _unreadable(path, why) from error
     if damaged is not None:

@@ -166,6 +166,15 @@ def test_hypercube_flips_give_parities() -> None:
     assert found.powers.max() <= 0.05
 
 
+@pytest.mark.parametrize("pairs", [1, 3])
+def test_one_length_for_every_row_is_no_restriction_where_a_symmetry_makes_rows_alike(pairs: int) -> None:
+    """Of a ring all places look alike, so that sqrt(mu_j) phi_j, whole pairs of them, already have rows of power sum_j mu_j."""
+    values_K = torch.from_numpy(RING.eigenvalues[1 : 1 + 2 * pairs])
+    outputs = values_K.sqrt() * torch.from_numpy(RING.functions[:, 1 : 1 + 2 * pairs])
+    torch.testing.assert_close(E.of_row_power(outputs, float(values_K.sum())), outputs, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(E.of_row_power(3 * outputs, float(values_K.sum())), outputs, rtol=1e-9, atol=1e-9)
+
+
 # --- every objective on finite kernels
 
 
