@@ -196,6 +196,14 @@ class EigenmapModule(pl.LightningModule):
         if batch is not None and (doubt := self.objective.doubt(batch, self.model.config["width"])):
             warnings.warn(doubt, IdentifiabilityWarning, stacklevel=2)
 
+    def on_train_start(self) -> None:
+        """A run resumed from the last step of an epoch counts that epoch as done, but Lightning would not count the next one as
+        begun. Its own checkpoints would then lag by one, and a run resumed from one of these would do an epoch twice."""
+        loop = self.trainer.fit_loop
+        epochs = loop.epoch_progress.current
+        if loop.restarted_mid_epoch and epochs.ready == epochs.completed:
+            loop.reset_restart_stage()
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._guarded or not self.trainer._logger_connector.should_update_logs:
             return

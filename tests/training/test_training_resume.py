@@ -123,6 +123,21 @@ def test_resumed_equals_uninterrupted(
     assert_equal_states(dict(trainer.callback_metrics), dict(again.callback_metrics))
 
 
+@pytest.mark.parametrize("stops", [(4, 8, 12), (3, 8, 12), (4, 5, 8), (8, 9, 12), (4, 4, 8)], ids=str)
+def test_resumed_again_and_again_equals_uninterrupted(few_digits: Path, tmp_path: Path, stops: tuple[int, ...]) -> None:
+    """Steps 4, 8 and 12 are the last of their epochs; a resumed run's own checkpoints must be as good as another's."""
+    whole, trainer, losses = run(few_digits, tmp_path / "0", every_n_train_steps=1)
+    for number, stop in enumerate(stops):
+        checkpoint = tmp_path / str(number if stop not in stops[:number] else 0) / "kept" / f"step={stop}.ckpt"
+        resumed, again, later = run(
+            few_digits, tmp_path / str(number + 1), seed=number, checkpoint=checkpoint, every_n_train_steps=1
+        )
+        assert again.global_step == trainer.global_step
+        assert list(later.by_step) == list(range(stop + 1, trainer.global_step + 1))
+        assert_equal_states(losses.by_step, losses.by_step | later.by_step)
+        assert_equal_states(whole.state_dict(), resumed.state_dict())
+
+
 def test_generators_matter_in_this_test(few_digits: Path, tmp_path: Path) -> None:
     """Dropout draws from the global generator; without its state a resumed run would differ."""
     _, _, losses = run(few_digits, tmp_path / "a", every_n_epochs=1)
