@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import multiprocessing
+import os
 import resource
 import sys
 from collections.abc import Callable
@@ -25,6 +26,12 @@ def has_glibc() -> bool:
 
 
 needs_glibc = pytest.mark.skipif(not has_glibc(), reason="needs glibc")
+
+
+@pytest.fixture(autouse=True)
+def nobody_set_thresholds(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if "MALLOC_" in name or name == "GLIBC_TUNABLES"]:
+        monkeypatch.delenv(name)
 
 
 def page_faults(rounds: int = 20) -> int:
