@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 
@@ -79,6 +80,18 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(contents, dict) or "model_config" not in contents:
         raise CheckpointError(f"{path} is a checkpoint, but not one of neigenmaps: expected an entry 'model_config'")
     return contents
+
+
+def count_the_next_epoch(trainer: pl.Trainer) -> None:
+    """For `on_train_start`: so that a run resumed from the last step of an epoch counts the epochs after it.
+
+    It counts that epoch as done, but Lightning would not count the next one as begun. The run's own checkpoints would then lag by
+    one, and a run resumed from one of these would do an epoch twice.
+    """
+    loop = trainer.fit_loop
+    epochs = loop.epoch_progress.current
+    if loop.restarted_mid_epoch and epochs.ready == epochs.completed:
+        loop.reset_restart_stage()
 
 
 def check_finite(path: Path, contents: dict[str, Any]) -> None:

@@ -5,12 +5,12 @@ process), so that a run resumed at any step continues bit for bit, with no gener
 """
 
 import hashlib
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from neigenmaps.data import BatchAugmentation, DatasetSplits, ImageStore, SmallViews, ViewLaw, load_splits
@@ -220,13 +220,10 @@ class ViewsDataModule(RowsDataModule):
         super().load_state_dict(state_dict)
         ours = [part.fingerprint for part in self.splits]
         if state_dict.get("images", ours) != ours:
-            with said_once(UserWarning):
-                warnings.warn(
-                    f"{self.dataset}: these are not the images that the checkpoint was trained on, or not in its split. What is "
-                    "held out now may have been trained on, so that scores may be too high; start anew for clean ones",
-                    UserWarning,
-                    stacklevel=2,
-                )
+            rank_zero_warn(
+                f"{self.dataset}: these are not the images that the checkpoint was trained on, or not in its split. What is "
+                "held out now may have been trained on, so that scores may be too high; start anew for clean ones"
+            )
 
     def train_dataloader(self) -> RowLoader:
         return self.training_rows(len(self.splits.train))

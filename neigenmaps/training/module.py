@@ -13,6 +13,7 @@ from torch import Tensor
 from neigenmaps.errors import CheckpointError, IdentifiabilityWarning, InputError, NonFiniteError
 from neigenmaps.nn import NestedLowRank, NeuralEigenmapModel, Objective
 from neigenmaps.nn.encoders import feature_width
+from neigenmaps.training.checkpoints import count_the_next_epoch
 from neigenmaps.training.collapse_guard import CollapseGuard
 from neigenmaps.training.compiling import Compile, Network, check_compile, compiled_network
 from neigenmaps.training.datamodule import ViewsDataModule
@@ -197,12 +198,7 @@ class EigenmapModule(pl.LightningModule):
             warnings.warn(doubt, IdentifiabilityWarning, stacklevel=2)
 
     def on_train_start(self) -> None:
-        """A run resumed from the last step of an epoch counts that epoch as done, but Lightning would not count the next one as
-        begun. Its own checkpoints would then lag by one, and a run resumed from one of these would do an epoch twice."""
-        loop = self.trainer.fit_loop
-        epochs = loop.epoch_progress.current
-        if loop.restarted_mid_epoch and epochs.ready == epochs.completed:
-            loop.reset_restart_stage()
+        count_the_next_epoch(self.trainer)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._guarded or not self.trainer._logger_connector.should_update_logs:

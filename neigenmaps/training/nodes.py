@@ -29,6 +29,7 @@ from neigenmaps.graphs.operators import Rows, WalkOperator, in_chunks, take
 from neigenmaps.graphs.settings import check_whole
 from neigenmaps.nn import NestedLowRank, Objective
 from neigenmaps.nn.encoders import evaluation_mode
+from neigenmaps.training.checkpoints import count_the_next_epoch
 from neigenmaps.training.cli import EigenmapCLI
 from neigenmaps.training.datamodule import RowLoader, RowsDataModule
 from neigenmaps.training.gather import gather_rows, global_loss, said_once, share_buffers
@@ -182,6 +183,9 @@ class NodesModule(pl.LightningModule):
         self.log("train/alignment", result.alignment)
         self.log("train/orthogonality", result.orthogonality)
         return {"loss": result.loss, "codes": codes_VBK.detach()}
+
+    def on_train_start(self) -> None:
+        count_the_next_epoch(self.trainer)
 
     def on_train_epoch_end(self) -> None:
         loss = self.trainer.callback_metrics["train/loss"]

@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from neigenmaps.cli import train
 from neigenmaps.errors import CheckpointError, GraphWarning, InputError, NotFittedError
 from neigenmaps.features import FeatureSet
+from neigenmaps.nn import NestedLowRank
 from neigenmaps.training.nodes import NodesDataModule, NodesModule, is_about_nodes
 from oracles import graphs as oracle
 
@@ -46,6 +49,26 @@ def test_one_process_of_several_tells_what_the_graph_lacks(
         warnings.simplefilter("always")
         NodesDataModule(str(tmp_path / "loops.npz"), batch_size=60).setup()
     assert [one.category for one in said] == [GraphWarning] * (1 - rank)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:The dirpath has changed")
+def test_nodes_resumed_twice_from_last_steps_do_no_epoch_twice(blocks: Path, tmp_path: Path) -> None:
+    def run(name: str, checkpoint: Path | None) -> tuple[NodesModule, int]:
+        torch.manual_seed(0)
+        module = NodesModule(12, width=4, hidden=8, objective=NestedLowRank("sequential"))
+        kept = ModelCheckpoint(tmp_path / name, "{step}", every_n_train_steps=2, save_top_k=-1)  # of 2 an epoch
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        trainer = pl.Trainer(max_epochs=4, accelerator="cpu", callbacks=[kept], default_root_dir=tmp_path, **quiet)
+        data = NodesDataModule(str(blocks), batch_size=60)
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        return module, trainer.global_step
+
+    whole, steps = run("whole", None)
+    run("once", tmp_path / "whole" / "step=2.ckpt")
+    twice, steps_of_twice = run("twice", tmp_path / "once" / "step=4.ckpt")
+    assert steps_of_twice == steps == 8
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, twice.network.state_dict()[name]), name
 
 
 def fit(graph: Path, folder: Path, patch: pytest.MonkeyPatch, *options: str) -> None:
